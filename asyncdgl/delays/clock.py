@@ -1,0 +1,40 @@
+"""The profile clock: how long each pass of a stage takes, in steps."""
+
+from dataclasses import dataclass
+
+from asyncdgl.delays.laws import exponential_quantile
+from asyncdgl.delays.profile import StageDelay
+from asyncdgl.seeding import Draws
+
+
+@dataclass(frozen=True)
+class PassLength:
+    """What one pass takes: ``step`` in steps of an unslowed stage, then a ``pause`` in the profile's unit."""
+
+    step: float
+    pause: float
+
+
+class ProfileClock:
+    """Lengths of the passes of one stage: v(k+1) = v(k) + step + pause. Every runtime reads this one function.
+
+    Args:
+        delay: the stage's delay.
+        draws: keyed by (seed, stage); the pass number is the rest of the key.
+    """
+
+    def __init__(self, delay: StageDelay, draws: Draws) -> None:
+        self.delay = delay
+        self._draws = draws
+
+    def length(self, step: int) -> PassLength:
+        """The length of pass ``step`` (from 0)."""
+        delay = self.delay
+        if delay.step_law == "constant":
+            length = delay.slowdown
+        else:
+            length = exponential_quantile(delay.slowdown, self._draws.uniform("step", step))
+        pause = 0.0
+        if delay.pause is not None and self._draws.uniform("pause", step) < delay.pause.probability:
+            pause = delay.pause.length
+        return PassLength(length, pause)

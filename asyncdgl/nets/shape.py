@@ -1,0 +1,53 @@
+"""Shapes of a network without building it: what the dry run and the memory check need, without torch."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from asyncdgl.config import ModelConfig, RunConfig
+
+
+class BlockShape(NamedTuple):
+    """One block: features and pixels of a side of its output, features of its input, whether it begins with a pool."""
+
+    in_features: int
+    features: int
+    pixels: int
+    pool: bool
+
+
+def block_shapes(model: ModelConfig, channels: int, image_size: int) -> list[BlockShape]:
+    """The blocks of the paper's network: width F, doubled at every pool, which halves the pixels."""
+    shapes = []
+    before, features, pixels = channels, model.width, image_size
+    for number in range(1, model.blocks + 1):
+        pool = number in model.downsample
+        if pool:
+            features, pixels = 2 * features, pixels // 2
+        shapes.append(BlockShape(before, features, pixels, pool))
+        before = features
+    return shapes
+
+
+def cut(blocks: int, stages: int) -> list[range]:
+    """Blocks of each stage, as equal in number as can be, the earlier stages taking one more."""
+    share, more = divmod(blocks, stages)
+    ends = [share * j + min(j, more) for j in range(stages + 1)]
+    return [range(start, end) for start, end in zip(ends, ends[1:], strict=False)]
+
+
+def entry_bytes(config: RunConfig, bf16: bool) -> list[int]:
+    """Encoded bytes of one mini-batch in each buffer, labels included, from the first hop to the last."""
+    if config.algorithm == "backprop":
+        return []
+    shapes = block_shapes(config.model, 3, config.data.image_size)
+    sizes = []
+    for blocks in cut(config.model.blocks, config.stages)[:-1]:
+        last = shapes[blocks[-1]]
+        values = config.batch_size * last.features * last.pixels**2
+        if config.buffer.codec == "int8":
+            encoded = values + 4 * last.features
+        else:
+            encoded = values * (2 if bf16 or config.buffer.codec == "bf16" else 4)
+        sizes.append(encoded + 8 * config.batch_size)
+    return sizes

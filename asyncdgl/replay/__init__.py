@@ -1,0 +1,1 @@
+"""Replay buffers between the stages: samplers, the link that delays entries, codecs."""

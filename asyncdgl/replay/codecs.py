@@ -1,0 +1,75 @@
+"""Codecs: the writer encodes a mini-batch to arrays, the reader decodes it. A buffer never looks inside.
+
+Arrays are [B, H, W, C], contiguous, so that they travel and come back channels-last without a copy; bfloat16 travels as
+16-bit integers, since numpy has no such type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from asyncdgl.batch import ActivationBatch
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Payload = dict[str, "NDArray[Any]"]
+
+
+def _nhwc(x: torch.Tensor) -> torch.Tensor:
+    return x.detach().permute(0, 2, 3, 1).contiguous().cpu()
+
+
+def _encode_none(x: torch.Tensor) -> Payload:
+    if x.dtype == torch.bfloat16:
+        return _encode_bf16(x)
+    return {"float32": _nhwc(x).numpy()}
+
+
+def _encode_bf16(x: torch.Tensor) -> Payload:
+    return {"bf16": _nhwc(x.to(torch.bfloat16)).view(torch.int16).numpy()}
+
+
+def _encode_int8(x: torch.Tensor) -> Payload:
+    """Each channel is scaled so that its largest magnitude is 127; the error is at most half a scale."""
+    values = _nhwc(x.float())
+    scale = values.abs().amax(dim=(0, 1, 2)) / 127
+    scale[scale == 0] = 1.0
+    return {"int8": (values / scale).round_().to(torch.int8).numpy(), "scale": scale.numpy()}
+
+
+ENCODERS: dict[str, Callable[[torch.Tensor], Payload]] = {
+    "none": _encode_none,
+    "bf16": _encode_bf16,
+    "int8": _encode_int8,
+}
+
+
+def encode(codec: str, output: torch.Tensor, y: torch.Tensor) -> Payload:
+    """A stage's output [B, C, H, W] and the labels [B] as arrays. Codec ``none`` keeps every bit."""
+    return {**ENCODERS[codec](output), "y": y.cpu().numpy()}
+
+
+def decode(payload: Payload, batch: int) -> ActivationBatch:
+    """The mini-batch in float32, channels-last."""
+    if "float32" in payload:
+        nhwc = _tensor(payload["float32"])
+    elif "bf16" in payload:
+        nhwc = _tensor(payload["bf16"]).view(torch.bfloat16).float()
+    else:
+        nhwc = _tensor(payload["int8"]).float() * _tensor(payload["scale"])
+    return ActivationBatch(nhwc.permute(0, 3, 1, 2), _tensor(payload["y"]), batch)
+
+
+def payload_bytes(payload: Payload) -> int:
+    """The size of all arrays."""
+    return sum(array.nbytes for array in payload.values())
+
+
+def _tensor(array: NDArray[Any]) -> torch.Tensor:
+    # Arrays in shared memory are read-only, which torch would ignore: a write there would corrupt what all others read.
+    return torch.from_numpy(array if array.flags.writeable else np.array(array))

@@ -1,0 +1,143 @@
+"""The trace: which pass used which entry when, a line for each; and what follows from it (staleness, reuse, waits)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+TRAIN, FORWARD = "train", "forward"
+WAIT_REASONS = ("empty", "below_min_size", "not_arrived", "reused_up", "full", "pace", "slowdown", "pause")
+
+
+@dataclass(frozen=True, slots=True)
+class PassRecord:
+    """One pass. Times are seconds since training began, on one clock for all stages.
+
+    Attributes:
+        stage, incarnation, step: the name of the pass; steps count from 0, of both kinds.
+        kind: ``train`` or ``forward``.
+        batch: the mini-batch of the data stream.
+        source_incarnation, source_step, source_update: the pass that made the entry read, and its producer's updates
+            before it; None for stage 1.
+        times_sampled: how often that entry had been given, this time included.
+        sampled_s: when the buffer gave it.
+        start_s, end_s: of the computing only.
+        waits: seconds waited since the last pass, by reason.
+        loss: exact; None for a forward-only pass.
+    """
+
+    stage: int
+    incarnation: int
+    step: int
+    kind: str
+    batch: int
+    source_incarnation: int | None
+    source_step: int | None
+    source_update: int | None
+    times_sampled: int | None
+    sampled_s: float | None
+    start_s: float
+    end_s: float
+    waits: dict[str, float]
+    loss: float | None
+
+    def to_json(self) -> str:
+        """One line of trace.jsonl. Floats keep every bit."""
+        return json.dumps({name: getattr(self, name) for name in _FIELDS}, separators=(",", ":"))
+
+
+_FIELDS = tuple(field.name for field in dataclasses.fields(PassRecord))
+
+
+def read_trace(path: Path) -> Iterator[PassRecord]:
+    """The passes of a trace file; a line that a kill cut short is left out."""
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            if line.endswith("\n"):
+                yield PassRecord(**json.loads(line))
+
+
+def by_stage(records: Iterable[PassRecord]) -> dict[int, list[PassRecord]]:
+    """The passes of each stage, in the order in which it made them."""
+    stages: dict[int, list[PassRecord]] = {}
+    for record in records:
+        stages.setdefault(record.stage, []).append(record)
+    return {stage: sorted(stages[stage], key=lambda r: (r.incarnation, r.step)) for stage in sorted(stages)}
+
+
+def _update_ends(passes: Sequence[PassRecord]) -> NDArray[np.float64]:
+    import numpy as np
+
+    return np.array(sorted(r.end_s for r in passes if r.kind == TRAIN))
+
+
+def staleness(passes: Sequence[PassRecord], producer: Sequence[PassRecord]) -> NDArray[np.int64]:
+    """Staleness of a stage's training passes, in the producer's updates.
+
+    The producer's updates completed when the entry was sampled, less those before the pass that made it, less that one
+    if it was an update; Algorithm 1 gives 0. Only passes whose entry was sampled while the producer still trained.
+    """
+    import numpy as np
+
+    ends = _update_ends(producer)
+    trained = {(r.incarnation, r.step): r.kind == TRAIN for r in producer}
+    values = []
+    for r in passes:
+        if r.kind != TRAIN or r.sampled_s is None or r.source_update is None:
+            continue
+        completed = int(np.searchsorted(ends, r.sampled_s, side="right"))
+        if completed < len(ends):
+            own = trained.get((r.source_incarnation or 0, r.source_step or 0), True)
+            values.append(completed - r.source_update - int(own))
+    return np.array(values, np.int64)
+
+
+def batch_age(passes: Sequence[PassRecord], first_stage: Sequence[PassRecord]) -> NDArray[np.int64]:
+    """How many batches stage 1 was ahead of the one that a training pass used, when that was sampled."""
+    import numpy as np
+
+    ends = np.array(sorted(r.end_s for r in first_stage))
+    return np.array(
+        [
+            int(np.searchsorted(ends, r.sampled_s, side="right")) - 1 - r.batch
+            for r in passes
+            if r.kind == TRAIN and r.sampled_s is not None
+        ],
+        np.int64,
+    )
+
+
+def overlap(one: Sequence[PassRecord], other: Sequence[PassRecord]) -> float:
+    """Seconds in which both stages computed at the same time."""
+    total, index = 0.0, 0
+    second = sorted((r.start_s, r.end_s) for r in other)
+    for start, end in sorted((r.start_s, r.end_s) for r in one):
+        while index < len(second) and second[index][1] <= start:
+            index += 1
+        following = index
+        while following < len(second) and second[following][0] < end:
+            total += min(end, second[following][1]) - max(start, second[following][0])
+            following += 1
+    return total
+
+
+def distribution(values: NDArray[Any]) -> dict[str, float | None]:
+    """Mean, median, 95th percentile and maximum, or None of each where there is nothing."""
+    import numpy as np
+
+    if len(values) == 0:
+        return {"mean": None, "p50": None, "p95": None, "max": None}
+    return {
+        "mean": float(np.mean(values)),
+        "p50": float(np.percentile(values, 50)),
+        "p95": float(np.percentile(values, 95)),
+        "max": float(np.max(values)),
+    }
