@@ -23,7 +23,15 @@ class DataError(AsyncDGLError):
 
 
 class StageFailed(AsyncDGLError):
-    """A process of a run died or raised; the message names the stage and what it was doing."""
+    """A process of a run died or raised; the message names the stage and what it was doing.
+
+    Attributes:
+        process: the name of the process that it happened to, where that is known.
+    """
+
+    def __init__(self, message: str, process: str | None = None) -> None:
+        self.process = process
+        super().__init__(message)
 
 
 class SampleBlocked(AsyncDGLError):

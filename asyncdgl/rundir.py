@@ -79,7 +79,7 @@ class RunWriter:
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """summary.json, after all lines before it."""
-        self._flush()
+        self.flush()
         self._replace(SUMMARY, json.dumps(summary, indent=2) + "\n")
 
     def write_log(self, name: str, text: str) -> Path:
@@ -93,14 +93,15 @@ class RunWriter:
         """Lines of trace.jsonl."""
         self._trace.writelines(record.to_json() + "\n" for record in records)
         if time.monotonic() - self._flushed_at > FLUSH_EVERY_S:
-            self._flush()
+            self.flush()
 
     def metric(self, line: Mapping[str, Any]) -> None:
         """A line of metrics.jsonl."""
         self._metrics.write(json.dumps(line) + "\n")
         self._metrics.flush()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """All lines so far reach the file."""
         self._trace.flush()
         self._flushed_at = time.monotonic()
 

@@ -96,6 +96,22 @@ def prepare(config: DataConfig, on_progress: Callable[[int, int], None] | None =
     return folder
 
 
+_SHAPES = {"digits": (1, 10), "synthetic": (3, 10), "fashion-mnist": (1, 10), "cifar10": (3, 10)}
+
+
+def image_shape(config: DataConfig) -> tuple[int, int]:
+    """Channels and classes of a data set, without decoding it.
+
+    Raises:
+        DataError: an image folder is missing or empty.
+    """
+    if config.dataset in _SHAPES:
+        return _SHAPES[config.dataset]
+    assert config.data_dir is not None
+    lines = _listing({"dataset": config.dataset, "data_dir": config.data_dir})
+    return 3, len({line.split("/")[1] for line in lines if line.startswith("train/")})
+
+
 def _key(options: dict[str, Any]) -> str:
     """Names what is decoded, and from which files: their names, sizes and times of change."""
     digest = hashlib.sha256(f"{FORMAT} {json.dumps(options, sort_keys=True)}".encode())

@@ -48,9 +48,9 @@ class LinkDelay(_Part):
     )
 
     @property
-    def is_instant(self) -> bool:
-        """Nothing delays an entry or loses it."""
-        return self.latency.mean == 0 and self.bandwidth is None and self.loss == 0
+    def has_delay(self) -> bool:
+        """Whether an entry takes any time on the way."""
+        return self.latency.mean > 0 or self.bandwidth is not None
 
 
 class DelayProfile(_Part):

@@ -1,0 +1,53 @@
+"""`asyncdgl run --dry-run`: what a run would be, without starting it."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from asyncdgl.cli.memory import buffer_bytes, megabytes, usable_bytes
+from asyncdgl.config import RunConfig
+from asyncdgl.config_file import dump_config
+
+
+def show_dry_run(config: RunConfig) -> None:
+    """Print the resolved configuration, each stage's parameters and cost, and the buffers' memory."""
+    from asyncdgl.data.cache import image_shape
+    from asyncdgl.nets.cost import stage_costs
+    from asyncdgl.nets.shape import block_shapes, cut
+
+    channels, classes = image_shape(config.data)
+    costs = stage_costs(config, channels, classes)
+    click.echo(dump_config(config))
+    shapes = block_shapes(config.model, channels, config.data.image_size)
+    parts = cut(config.model.blocks, config.trained_stages)
+    total = sum(c.module_multiply_adds + c.aux_multiply_adds for c in costs)
+    table = Table(title="Stages (multiply-adds of one image's forward pass)", title_justify="left")
+    for name in ("stage", "blocks", "output", "parameters", "auxiliary", "multiply-adds", "auxiliary", "share"):
+        table.add_column(name, justify="right")
+    for number, (blocks, cost) in enumerate(zip(parts, costs, strict=True), 1):
+        last = shapes[blocks[-1]]
+        table.add_row(
+            str(number),
+            f"{blocks[0] + 1}-{blocks[-1] + 1}" if len(blocks) > 1 else str(blocks[0] + 1),
+            f"{last.features}x{last.pixels}x{last.pixels}",
+            f"{cost.module_parameters:,}",
+            f"{cost.aux_parameters:,}",
+            f"{cost.module_multiply_adds:,}",
+            f"{cost.aux_multiply_adds:,}",
+            f"{(cost.module_multiply_adds + cost.aux_multiply_adds) / total:.0%}",
+        )
+    console = Console(file=sys.stdout, highlight=False)
+    console.print(table)
+    sizes = buffer_bytes(config)
+    if sizes:
+        each = ", ".join(megabytes(size) for size in sizes)
+        console.print(
+            f"Replay buffers, {config.buffer.size} mini-batches each: {each}; together {megabytes(sum(sizes))} "
+            f"of the {megabytes(usable_bytes(config))} that this machine can give"
+        )
+    else:
+        console.print("No replay buffers.")

@@ -1,0 +1,50 @@
+"""Whether the buffers fit into memory, asked before anything starts."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import psutil
+
+from asyncdgl.config import RunConfig
+from asyncdgl.errors import ConfigError
+from asyncdgl.nets.shape import entry_bytes
+
+SHARE_OF_MEMORY = 0.8
+SHARED_MEMORY = Path("/dev/shm")
+
+
+def buffer_bytes(config: RunConfig) -> list[int]:
+    """The most that each buffer will hold, encoded."""
+    return [config.buffer.size * size for size in entry_bytes(config, config.precision == "bf16")]
+
+
+def usable_bytes(config: RunConfig) -> int:
+    """Memory that the buffers may take on this machine."""
+    free = int(psutil.virtual_memory().available * SHARE_OF_MEMORY)
+    if config.runtime == "ray" and SHARED_MEMORY.is_dir():
+        free = min(free, int(shutil.disk_usage(SHARED_MEMORY).free * SHARE_OF_MEMORY))
+    return free
+
+
+def check_memory(config: RunConfig) -> None:
+    """Refuse buffers that this machine can't hold.
+
+    Raises:
+        ConfigError: with the buffer size that would fit.
+    """
+    need, usable = sum(buffer_bytes(config)), usable_bytes(config)
+    if need <= usable:
+        return
+    fits = usable // sum(entry_bytes(config, config.precision == "bf16"))
+    mend = f"--buffer-size {fits} would fit" if fits else "not even one mini-batch fits"
+    raise ConfigError(
+        f"buffer.size {config.buffer.size}: the buffers would need {megabytes(need)}, but this machine can give "
+        f"{megabytes(usable)}; {mend} (or a smaller --batch-size or --width, or --codec bf16 or int8)"
+    )
+
+
+def megabytes(count: int) -> str:
+    """A size for people."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

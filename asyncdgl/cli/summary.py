@@ -1,0 +1,51 @@
+"""summary.json: what a run came to, complete or not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from asyncdgl.config import RunConfig
+from asyncdgl.metrics import stage_summaries
+from asyncdgl.rundir import TRACE, RunWriter
+from asyncdgl.runtime.base import Outcome
+from asyncdgl.trace import TRAIN, read_trace
+
+
+def make_summary(
+    config: RunConfig, writer: RunWriter, outcome: Outcome | None, status: str, error: str | None, wall_seconds: float
+) -> dict[str, Any]:
+    """The content of summary.json.
+
+    Args:
+        config: the run.
+        writer: whose trace is read back: the measures come from what stands there, and from nothing else.
+        outcome: what the runtime handed back; None where it had not begun.
+        status: ``completed``, ``interrupted``, ``terminated`` or ``failed``.
+        error: why it failed.
+        wall_seconds: of the whole run, start-up included.
+    """
+    writer.flush()
+    records = list(read_trace(writer.path / TRACE))
+    last = config.trained_stages
+    seconds = max((r.end_s for r in records), default=0.0)
+    evaluation = outcome.evaluation["test"] if outcome is not None and outcome.evaluation is not None else None
+    accuracy = evaluation["accuracy"] if evaluation else [None] * last
+    images = config.batch_size * sum(r.stage == last and r.kind == TRAIN for r in records)
+    summary: dict[str, Any] = {
+        "status": status,
+        "algorithm": config.algorithm,
+        "runtime": config.runtime,
+        "test_accuracy": accuracy[-1],
+        "ensemble_test_accuracy": evaluation["ensemble_accuracy"][-1] if evaluation else None,
+        "wall_seconds": wall_seconds,
+        "train_seconds": seconds,
+        "images_per_second": images / seconds if seconds else 0.0,
+        "stages": stage_summaries(records, outcome.ends, seconds, accuracy) if outcome else [],
+        "buffers": outcome.buffers if outcome else [],
+        "faults": [],
+    }
+    if outcome is not None and outcome.evaluation is not None and "validation" in outcome.evaluation:
+        summary["validation_accuracy"] = outcome.evaluation["validation"]["accuracy"][-1]
+    if error is not None:
+        summary["error"] = error
+    return summary

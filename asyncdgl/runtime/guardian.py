@@ -1,0 +1,34 @@
+"""A small process that waits for its parent's end and then ends what the parent left. Imports no part of the package.
+
+Its standard input is a pipe whose other end only the parent holds: the pipe closes however the parent ends, SIGKILL
+included. Arguments: name and value of the environment variable that marks the processes to end.
+"""
+
+import os
+import signal
+import sys
+import time
+
+import psutil
+
+ROUNDS = 4
+
+
+def main() -> None:
+    """Wait, then kill all marked processes, a few times over: one may just be starting another."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    name, value = sys.argv[1:3]
+    sys.stdin.buffer.read()
+    for _ in range(ROUNDS):
+        for process in psutil.process_iter():
+            try:
+                if process.pid != os.getpid() and process.environ().get(name) == value:
+                    process.kill()
+            except (psutil.Error, OSError):
+                continue
+        time.sleep(0.4)
+
+
+if __name__ == "__main__":
+    main()

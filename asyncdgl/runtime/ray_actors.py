@@ -1,0 +1,545 @@
+"""The actors of the Ray runtime: one for each stage, one for each buffer, one that keeps pace, one that evaluates.
+
+Every call that may have to wait does so for a bounded time and then says why it could not be served: so no actor is
+ever deaf for long, and a stage notices when its work is done. Only stages and the evaluator import torch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections import Counter, deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray
+
+import asyncdgl
+from asyncdgl.batch import PassName, Provenance
+from asyncdgl.config import RunConfig
+from asyncdgl.errors import SampleBlocked
+from asyncdgl.metrics import StageEnd
+from asyncdgl.replay.buffer import Sample
+from asyncdgl.replay.entry import Entry
+from asyncdgl.runtime.base import (
+    EpochEnd,
+    Line,
+    Passed,
+    Progress,
+    StagePasses,
+    make_buffer,
+    make_clock,
+    make_evaluator,
+    make_stages,
+    open_dataset,
+    set_up_torch,
+)
+from asyncdgl.runtime.pace import Pace
+from asyncdgl.trace import PassRecord
+
+WAIT_S = 0.2
+"""Longest time that one call waits at another actor before it answers that there is nothing yet."""
+
+INLINE_BYTES = 100_000
+"""Below this Ray sends an object inside the message; a reference to it would cost more than it saves."""
+
+UNACKNOWLEDGED = 4
+"""Inserts on the wire at most; what comes on top queues at the producer."""
+
+
+def hello() -> Line:
+    """Who this process is: the driver refuses actors that run another asyncdgl than its own."""
+    errors = Path("/proc/self/fd/2")
+    return {
+        "pid": os.getpid(),
+        "log": str(errors.resolve()) if errors.exists() else None,
+        "node": ray.util.get_node_ip_address(),
+        "version": asyncdgl.__version__,
+        "path": str(Path(asyncdgl.__file__).resolve().parent),
+    }
+
+
+def steps_clock(config: RunConfig, after_stage: int) -> bool:
+    """Whether entries on this link travel on the profile clock, and not on the buffer's own."""
+    return config.pace == "profile" and config.profile.unit == "steps" and config.profile.link(after_stage).has_delay
+
+
+# --- Pace -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Start:
+    """Answer to a stage that wants to start a pass: its clock if it may, and whether a later stage still trains."""
+
+    clock: float | None
+    later_stages_train: bool
+
+
+class PaceActor:
+    """Tells stages when they may start, which others still train, and how long a step is."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self._pace = Pace(config.profile.window)
+        self._training = set(range(1, config.stages + 1))
+        self._slowdown = {j: config.profile.stage(j).slowdown for j in self._training}
+        self._pass_seconds: dict[int, float] = {}
+        self._changed = asyncio.Condition()
+
+    async def hello(self) -> Line:
+        """See ``hello``."""
+        return hello()
+
+    async def start(self, stage: int, v: float) -> Start:
+        """Wait until pass with clock ``v`` may start, or for a while."""
+        clock = self._pace.request(stage, v)
+        await self._notify()
+        deadline = time.monotonic() + WAIT_S
+        while clock is None and await self._wait(deadline):
+            clock = self._pace.request(stage, v)
+        return Start(clock, self._later(stage))
+
+    async def release(self, stage: int) -> bool:
+        """The stage waits for something else; returns whether a later stage still trains."""
+        self._pace.release(stage)
+        await self._notify()
+        return self._later(stage)
+
+    async def trained(self, stage: int) -> bool:
+        """The stage has done its quota of updates; returns whether a later stage still trains."""
+        self._training.discard(stage)
+        return self._later(stage)
+
+    async def reached(self, due: float) -> float:
+        """Wait until the profile clock reaches ``due``, or for a while; returns where it is."""
+        self._pace.expect(due)
+        await self._notify()
+        deadline = time.monotonic() + WAIT_S
+        while self._pace.now < due and await self._wait(deadline):
+            pass
+        return self._pace.now
+
+    async def step_seconds(self, stage: int, pass_seconds: float) -> float:
+        """Report a stage's mean pass time without slowdown; returns that of the unslowed stages: one step."""
+        self._pass_seconds[stage] = pass_seconds
+        least = min(self._slowdown[j] for j in self._pass_seconds)
+        unslowed = [s for j, s in self._pass_seconds.items() if self._slowdown[j] == least]
+        return sum(unslowed) / len(unslowed)
+
+    def _later(self, stage: int) -> bool:
+        return any(j > stage for j in self._training)
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def _wait(self, deadline: float) -> bool:
+        return await wait_for_change(self._changed, deadline)
+
+
+async def wait_for_change(changed: asyncio.Condition, deadline: float) -> bool:
+    """Wait until something changed; False once the deadline has passed."""
+    left = deadline - time.monotonic()
+    if left <= 0:
+        return False
+    async with changed:
+        try:
+            await asyncio.wait_for(changed.wait(), left)
+        except TimeoutError:
+            return False
+    return True
+
+
+# --- Buffer -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Reply:
+    """Answer to a reader: a sample with the time it was taken, or why there is none; and why it had to wait, if it did."""
+
+    sample: Sample | None
+    sampled_at: float
+    waited_for: str | None
+
+
+class BufferActor:
+    """Holds one replay buffer. It owns what it holds, so that a producer that dies takes nothing with it."""
+
+    def __init__(self, config: RunConfig, after_stage: int, pace: Any) -> None:
+        self._buffer = make_buffer(config, after_stage)
+        self._pace = pace
+        self._steps_clock = steps_clock(config, after_stage)
+        self._changed = asyncio.Condition()
+        # Copying a large array would block the event loop: one thread does it, in order.
+        self._copier = ThreadPoolExecutor(max_workers=1)
+
+    async def hello(self) -> Line:
+        """See ``hello``."""
+        return hello()
+
+    async def insert(
+        self, source: Provenance, payload: Any, nbytes: int, now: float, unit: float, dropped: list[int]
+    ) -> None:
+        """Take an entry; the arguments are those of ``ReplayBuffer.insert``."""
+        if nbytes > INLINE_BYTES:
+            payload = await asyncio.get_running_loop().run_in_executor(self._copier, ray.put, payload)
+        self._buffer.insert(Entry(source, payload, nbytes), self._now(now), unit, dropped)
+        await self._notify()
+
+    async def sample(self, now: float, wait: bool) -> Reply:
+        """Give an entry; with ``wait``, wait a while for one."""
+        deadline = time.monotonic() + (WAIT_S if wait else 0)
+        waited_for = None
+        while True:
+            try:
+                sample = self._buffer.sample(self._now(now))
+            except SampleBlocked as blocked:
+                waited_for = waited_for or blocked.reason
+                if not wait or time.monotonic() >= deadline:
+                    return Reply(None, time.monotonic(), waited_for)
+                now = await self._wait_for_arrival(now, blocked.due, deadline)
+                continue
+            await self._notify()
+            return Reply(sample, time.monotonic(), waited_for)
+
+    async def _wait_for_arrival(self, now: float, due: float | None, deadline: float) -> float:
+        if due is not None and self._steps_clock:
+            return max(now, await self._pace.reached.remote(due))
+        if due is not None:
+            deadline = min(deadline, due)
+        await wait_for_change(self._changed, deadline)
+        return now
+
+    async def reserve(self, name: PassName, wait: bool) -> bool:
+        """Keep a place for a coming entry; with ``wait``, wait a while for one."""
+        deadline = time.monotonic() + (WAIT_S if wait else 0)
+        while not self._buffer.reserve(name):
+            if not await wait_for_change(self._changed, deadline):
+                return self._buffer.reserve(name)
+        return True
+
+    async def statistics(self) -> dict[str, int]:
+        """The counts of the summary."""
+        return self._buffer.statistics()
+
+    def _now(self, steps: float) -> float:
+        return steps if self._steps_clock else time.monotonic()
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+
+# --- Stage ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What a stage did since the last one. ``published`` is a reference, in a list so that Ray doesn't fetch it."""
+
+    records: list[PassRecord]
+    epochs: list[Line]
+    published: list[Any]
+    progress: Progress
+
+
+@dataclass
+class _Ready:
+    """What the next pass has got so far."""
+
+    has_place: bool = False
+    reply: Reply | None = None
+    waits: Counter[str] = field(default_factory=Counter)
+
+
+class StageActor:
+    """Runs one stage in chunks: reads its buffer, computes, writes the next buffer, and never waits for the write.
+
+    Args:
+        config: the run.
+        data: folder of the decoded data set.
+        number: the stage, from 1.
+        upstream, downstream: the buffers before and after it; None at the ends.
+        pace: the pace actor.
+    """
+
+    def __init__(self, config: RunConfig, data: Path, number: int, upstream: Any, downstream: Any, pace: Any) -> None:
+        set_up_torch(config)
+        self._config, self._number, self._pace = config, number, pace
+        self._upstream = upstream
+        self._out = _Outbox(config, number, downstream) if downstream is not None else None
+        dataset = open_dataset(config, data)
+        stage = make_stages(config, dataset, only=number)[0]
+        self._passes = StagePasses(config, dataset, number, stage, self._seconds)
+        self._lengths = make_clock(config, number)
+        self._origin = 0.0
+        self._v = 0.0  # the profile clock, in steps
+        self._owed_s = 0.0  # pace free: how much longer the passes so far should have taken
+        self._pass_seconds = 0.0  # mean time of a pass without slowdown
+        self._step_s = 0.0  # what one step of the profile is in seconds (pace free)
+        self._later_train = True
+        self._stopped = False
+        self._ready = _Ready()
+        self._fetching: deque[Any] = deque()
+        self._last_length = self._lengths.length(0)
+
+    def hello(self) -> Line:
+        """See ``hello``; with what the bits of a run depend on."""
+        import torch
+
+        return {**hello(), "stage": self._number, "threads": torch.get_num_threads(), "torch": torch.__version__}
+
+    def begin(self, origin: float) -> None:
+        """Training begins: seconds count from ``origin`` on this machine's monotonic clock."""
+        self._origin = origin
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self._origin
+
+    def run(self, seconds: float) -> Chunk:
+        """Make passes for about so long."""
+        torch_threads_of(self._config)
+        deadline = time.monotonic() + seconds
+        records: list[PassRecord] = []
+        epochs: list[Line] = []
+        published: list[Any] = []
+        while not self._stopped and time.monotonic() < deadline:
+            passed = self._try_pass()
+            if passed is None:
+                continue
+            records.append(passed.record)
+            if passed.epoch_end is not None:
+                epochs.append(passed.epoch_end.line)
+                published = self._publish(passed.epoch_end) or published
+        return Chunk(records, epochs, published, self._passes.progress(self._stopped))
+
+    def _try_pass(self) -> Passed | None:
+        """Come one wait or one pass further."""
+        kind = self._passes.next_kind(self._later_train)
+        if kind is None:
+            self._stop()
+            return None
+        if not self._has_place() or not self._has_input() or not self._may_start():
+            return None
+        return self._make_pass(kind)
+
+    # Each of these waits a bounded time and keeps what it has got; True once the pass has what it needs.
+
+    def _has_place(self) -> bool:
+        """``on_full: block``: a place is reserved before the input is taken."""
+        if self._out is None or not self._out.blocks or self._ready.has_place:
+            return True
+        began = time.monotonic()
+        self._ready.has_place = self._out.reserve(self._passes.next_name, wait=False)
+        if not self._ready.has_place:
+            self._later_train = ray.get(self._pace.release.remote(self._number))
+            self._ready.has_place = self._out.reserve(self._passes.next_name, wait=True)
+            self._ready.waits["full"] += time.monotonic() - began
+        return self._ready.has_place
+
+    def _has_input(self) -> bool:
+        if self._upstream is None or self._ready.reply is not None:
+            return True
+        reply = ray.get(self._fetching.popleft() if self._fetching else self._fetch(self._v))
+        if reply.sample is None:
+            began = time.monotonic()
+            self._later_train = ray.get(self._pace.release.remote(self._number))
+            reason = reply.waited_for
+            reply = ray.get(self._upstream.sample.remote(self._v, True))
+            self._ready.waits[reply.waited_for or reason or "empty"] += time.monotonic() - began
+        if reply.sample is None:
+            return False
+        self._ready.reply = reply
+        return True
+
+    def _may_start(self) -> bool:
+        if self._config.pace == "free":
+            return True
+        began = time.monotonic()
+        start = ray.get(self._pace.start.remote(self._number, self._v))
+        waited = time.monotonic() - began
+        self._later_train = start.later_stages_train
+        self._ready.waits[self._why_paced()] += waited
+        if start.clock is None:
+            return False
+        self._v = start.clock
+        return True
+
+    def _why_paced(self) -> str:
+        """A stage that its own profile slows waits for that; another one waits for slower stages."""
+        if self._last_length.pause > 0 and self._config.profile.unit == "steps":
+            return "pause"
+        return "slowdown" if self._lengths.delay.slowdown > 1 else "pace"
+
+    def _make_pass(self, kind: str) -> Passed:
+        ready, self._ready = self._ready, _Ready()
+        sample, sampled_s = None, None
+        if ready.reply is not None and ready.reply.sample is not None:
+            sample, sampled_s = ready.reply.sample, ready.reply.sampled_at - self._origin
+            if isinstance(sample.payload, ray.ObjectRef):
+                sample = sample._replace(payload=ray.get(sample.payload))
+        length = self._lengths.length(self._passes.step)
+        pause_steps = length.pause if self._config.profile.unit == "steps" else 0.0
+        next_v = self._v + length.step + pause_steps
+        self._fetch_ahead(next_v)
+        began = time.monotonic()
+        passed = self._passes.run(kind, sample, sampled_s, ready.waits)
+        compute_s = passed.record.end_s - passed.record.start_s
+        self._note_pass_time(compute_s)
+        self._v, self._last_length = next_v, length
+        if self._out is not None and passed.entry is not None:
+            self._out.send(passed.entry, next_v, self._unit_s())
+        if not self._passes.is_training:
+            self._later_train = ray.get(self._pace.trained.remote(self._number))
+        self._sleep_for_delays(length.step, length.pause, compute_s, time.monotonic() - began)
+        return passed
+
+    # --- Delays in seconds
+
+    def _note_pass_time(self, compute_s: float) -> None:
+        """Keep the mean pass time, and under pace ``free`` what a step of the profile is in seconds."""
+        count = min(self._passes.step, 100)
+        self._pass_seconds += (compute_s - self._pass_seconds) / count
+        if self._config.pace == "free" and self._config.profile.unit == "steps":
+            if self._passes.step in (1, 5) or self._passes.step % 20 == 0:
+                self._step_s = ray.get(self._pace.step_seconds.remote(self._number, self._pass_seconds))
+
+    def _unit_s(self) -> float:
+        """One unit of the profile on the downstream link's clock."""
+        if self._config.profile.unit == "seconds" or steps_clock(self._config, self._number):
+            return 1.0
+        return self._step_s
+
+    def _sleep_for_delays(self, step: float, pause: float, compute_s: float, spent_s: float) -> None:
+        """Stretch a pass to S_j times its computing (pace ``free``), and pause where that passes in real time."""
+        profile_paced = self._config.pace == "profile"
+        if not profile_paced and (step != 1 or self._owed_s != 0):
+            # What the pass took besides computing counts towards its stretch; a debt or credit carries over, so that
+            # the mean is right where a draw is below one or a sleep runs over.
+            self._owed_s += step * compute_s - spent_s
+            self._owed_s -= self._sleep("slowdown", self._owed_s)
+        if pause > 0 and not (profile_paced and self._config.profile.unit == "steps"):
+            if profile_paced:
+                ray.get(self._pace.release.remote(self._number))
+            self._sleep("pause", pause * (1.0 if self._config.profile.unit == "seconds" else self._step_s))
+
+    def _sleep(self, reason: str, seconds: float) -> float:
+        if seconds <= 0:
+            return 0.0
+        began = time.monotonic()
+        time.sleep(seconds)
+        slept = time.monotonic() - began
+        self._ready.waits[reason] += slept
+        return slept
+
+    # --- Input and output
+
+    def _fetch(self, v: float) -> Any:
+        return self._upstream.sample.remote(v, False)
+
+    def _fetch_ahead(self, v: float) -> None:
+        """Ask for the next entries while this one is being computed."""
+        if self._upstream is None:
+            return
+        if self._out is not None and self._out.blocks and not self._ready.has_place:
+            # A stage takes an input only once it has a place for what it makes of it.
+            following = self._passes.next_name._replace(step=self._passes.step + 1)
+            self._ready.has_place = self._out.reserve(following, wait=False)
+            if not self._ready.has_place:
+                return
+        limit = 1 if self._out is not None and self._out.blocks else self._config.buffer.prefetch
+        while len(self._fetching) < min(limit, self._config.buffer.prefetch):
+            self._fetching.append(self._fetch(v))
+
+    def _publish(self, epoch_end: EpochEnd) -> list[Any]:
+        if epoch_end.published is None:
+            return []
+        return [ray.put({name: value.numpy() for name, value in epoch_end.published.items()})]
+
+    def _stop(self) -> None:
+        self._stopped = True
+        ray.get(self._pace.release.remote(self._number))
+
+    def finish(self) -> tuple[StageEnd, list[Any]]:
+        """The stage's end and its final weights, after all that it sent was taken."""
+        unused = sum(ray.get(ref).sample is not None for ref in self._fetching)
+        unused += self._ready.reply is not None
+        self._fetching.clear()
+        self._ready = _Ready()
+        if self._out is not None:
+            self._out.flush()
+        final = {name: value.numpy() for name, value in self._passes.stage.published().items()}
+        return self._passes.end(fetched_unused=unused), [ray.put(final)]
+
+
+def torch_threads_of(config: RunConfig) -> None:
+    """Torch keeps its number of threads for each thread, and an actor's calls may run in another one than its start."""
+    import torch
+
+    if torch.get_num_threads() != config.threads:
+        torch.set_num_threads(config.threads)
+
+
+class _Outbox:
+    """Sends entries without waiting: a few calls on the wire, the rest in a queue that drops its oldest when full."""
+
+    def __init__(self, config: RunConfig, number: int, buffer: Any) -> None:
+        self.blocks = config.replay.on_full == "block"
+        self._buffer = buffer
+        self._queue: deque[tuple[Entry, float, float]] = deque()
+        self._limit = config.profile.link(number).max_in_flight
+        self._wire: list[Any] = []
+        self._dropped: list[int] = []
+
+    def reserve(self, name: PassName, wait: bool) -> bool:
+        """See ``BufferActor.reserve``."""
+        return bool(ray.get(self._buffer.reserve.remote(name, wait)))
+
+    def send(self, entry: Entry, now: float, unit: float) -> None:
+        """Send, or queue where too many calls are unanswered."""
+        self._queue.append((entry, now, unit))
+        if not self.blocks and len(self._queue) + len(self._wire) > self._limit:
+            oldest, _, _ = self._queue.popleft()
+            self._dropped.append(oldest.source.name.step)
+        self._pump(timeout=0)
+
+    def flush(self) -> None:
+        """Wait until everything was taken."""
+        while self._wire or self._queue:
+            self._pump(timeout=None)
+
+    def _pump(self, timeout: float | None) -> None:
+        if self._wire:
+            done, self._wire = ray.wait(self._wire, num_returns=len(self._wire) if timeout == 0 else 1, timeout=timeout)
+            ray.get(done)  # raises what the buffer raised
+        while self._queue and len(self._wire) < UNACKNOWLEDGED:
+            entry, now, unit = self._queue.popleft()
+            dropped, self._dropped = self._dropped, []
+            call = self._buffer.insert.remote(entry.source, entry.payload, entry.nbytes, now, unit, dropped)
+            self._wire.append(call)
+
+
+# --- Evaluation -------------------------------------------------------------------------------------------------------
+
+
+class EvaluationActor:
+    """Evaluates published weights beside the training."""
+
+    def __init__(self, config: RunConfig, data: Path) -> None:
+        set_up_torch(config)
+        self._config = config
+        self._evaluator = make_evaluator(config, open_dataset(config, data))
+
+    def hello(self) -> Line:
+        """See ``hello``."""
+        return hello()
+
+    def evaluate(self, published: list[Any]) -> dict[str, dict[str, Any]]:
+        """See ``Evaluator.evaluate``; the weights come as references to numpy arrays."""
+        import torch
+
+        torch_threads_of(self._config)
+        states = [{name: torch.from_numpy(value.copy()) for name, value in s.items()} for s in ray.get(published)]
+        return self._evaluator.evaluate(states)

@@ -1,0 +1,196 @@
+"""Starting, joining and leaving Ray; and making sure that a local cluster never outlives its run.
+
+Ray reads its settings when it is imported, so this file imports it only once they are made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from asyncdgl.config import RunConfig
+from asyncdgl.errors import ConfigError
+from asyncdgl.nets.shape import entry_bytes
+
+PROBE_S = 2.0
+LOCAL_MARK = "ASYNCDGL_LOCAL_CLUSTER"
+"""Environment variable that every process of a local cluster carries, with a value that only this run knows."""
+
+SMALL_CPUS = 0.05
+"""What an actor that hardly computes asks for; with 0 it might ignore its placement group."""
+
+_GUARDIAN = Path(__file__).with_name("guardian.py")
+
+
+def check_address(address: str) -> None:
+    """Fail soon where nobody answers: Ray itself would retry for minutes, deaf to signals.
+
+    Raises:
+        ConfigError: the address is malformed, or its port does not answer.
+    """
+    host, _, port = address.rpartition(":")
+    if address == "auto":
+        return
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ConfigError(f"ray.address must be HOST:PORT, for example 10.0.0.5:6379; got {address!r}")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_S):
+            pass
+    except OSError as error:
+        reason = "no answer" if isinstance(error, TimeoutError) else (error.strerror or str(error))
+        raise ConfigError(
+            f"ray.address {address}: nobody answers there ({reason}); start a cluster with `ray start --head`, or "
+            "leave the address and RAY_ADDRESS away to use this machine alone"
+        ) from None
+
+
+def wanted_address(configured: str | None) -> str | None:
+    """The cluster to join: ``--address``, else ``RAY_ADDRESS``; None to start a local one."""
+    address = configured or os.environ.get("RAY_ADDRESS") or None
+    return None if address == "local" else address
+
+
+@contextlib.contextmanager
+def ray_cluster(config: RunConfig, empty_dir: Path) -> Iterator[None]:
+    """The cluster that a run asks for: a running one, or one of its own. Enter it before ray is imported.
+
+    Args:
+        config: the run.
+        empty_dir: a folder without Python files, which workers will have on their module path.
+    """
+    address = wanted_address(config.ray.address)
+    if address is not None:
+        with joined_cluster(address, empty_dir):
+            yield
+        return
+    # Besides what the buffers hold, the store has what is on the wire and what is being read.
+    need = sum(size * (config.buffer.size + 16) for size in entry_bytes(config, config.precision == "bf16"))
+    store = max(150_000_000, int(1.2 * need) + 100_000_000)
+    cpus = math.ceil(config.stages * (1 + SMALL_CPUS) + 2 * SMALL_CPUS)
+    with local_cluster(cpus, 1 if config.device == "cuda" else 0, store, empty_dir):
+        yield
+
+
+@contextlib.contextmanager
+def local_cluster(cpus: int, gpus: int, store_bytes: int, empty_dir: Path) -> Iterator[None]:
+    """A Ray cluster of this process alone: on loopback, with its own token; no process of it survives.
+
+    Args:
+        cpus: logical CPUs: what the actors ask for together, not what the machine has.
+        gpus: GPUs to offer.
+        store_bytes: size of the object store.
+        empty_dir: a folder without Python files, which workers will have on their module path.
+    """
+    mark = secrets.token_hex(16)
+    os.environ.update(
+        {
+            LOCAL_MARK: mark,
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            # Off Linux, Ray takes loopback as its own address and opens no other port; this asks for the same here.
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        }
+    )
+    os.environ.pop("RAY_ADDRESS", None)
+    # A killed driver can't clean up, and Ray's agents would outlive it by a while.
+    guardian = subprocess.Popen([sys.executable, "-I", str(_GUARDIAN), LOCAL_MARK, mark], stdin=subprocess.PIPE)
+    try:
+        import ray
+
+        with _working_directory(empty_dir):
+            ray.init(
+                address="local",
+                num_cpus=cpus,
+                num_gpus=gpus,
+                object_store_memory=store_bytes,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="error",
+                namespace="asyncdgl",
+                _system_config={"automatic_object_spilling_enabled": False},
+            )
+        yield
+    finally:
+        _shut_down()
+        kill_marked(mark, spare={os.getpid(), guardian.pid})
+        guardian.kill()
+        guardian.wait()
+
+
+@contextlib.contextmanager
+def joined_cluster(address: str, empty_dir: Path) -> Iterator[None]:
+    """A running cluster; its actors of this run end with this process.
+
+    Raises:
+        ConfigError: the cluster wants a token that this process does not have.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+
+    try:
+        with _working_directory(empty_dir):
+            ray.init(address=address, log_to_driver=False, logging_level="error", namespace="asyncdgl")
+    except (ray.exceptions.AuthenticationError, ConnectionError, RuntimeError) as error:
+        if "uthenticat" in f"{type(error).__name__}{error}":
+            raise ConfigError(
+                f"the Ray cluster at {address} asks for a token: set RAY_AUTH_MODE=token and bring the head's "
+                "~/.ray/auth_token here"
+            ) from None
+        raise ConfigError(f"the Ray cluster at {address} can't be joined: {str(error).splitlines()[0]}") from None
+    try:
+        yield
+    finally:
+        _shut_down()
+
+
+def _shut_down() -> None:
+    import ray
+
+    with contextlib.suppress(Exception):
+        ray.shutdown()
+
+
+def kill_marked(mark: str, spare: set[int]) -> None:
+    """End every process whose environment carries the mark of a local cluster."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.pid not in spare and process.environ().get(LOCAL_MARK) == mark:
+                process.kill()
+
+
+@contextlib.contextmanager
+def _working_directory(path: Path) -> Iterator[None]:
+    """Ray puts the driver's working directory first on the workers' module path: a stray queue.py would break them."""
+    before = os.getcwd()
+    os.chdir(path)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def wait_for_placement(group: Any, needs: str, seconds: float) -> None:
+    """Wait until the bundles have their place.
+
+    Raises:
+        ConfigError: the cluster does not have what they need.
+    """
+    import ray
+
+    deadline = time.monotonic() + seconds
+    while not group.wait(timeout_seconds=1):
+        if time.monotonic() > deadline:
+            has = ", ".join(f"{v:g} {k}" for k, v in sorted(ray.cluster_resources().items()) if k in ("CPU", "GPU"))
+            raise ConfigError(f"the Ray cluster has no place for this run: it needs {needs}; the cluster has {has}")

@@ -1,0 +1,230 @@
+"""Runtime ``ray``: real asynchrony. The driver places the actors, starts them, collects what they report, ends them."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from asyncdgl.config import RunConfig
+from asyncdgl.errors import StageFailed
+from asyncdgl.metrics import EvaluationSchedule, StageEnd
+from asyncdgl.runtime.base import Line, Observer, Outcome, evaluation_line
+from asyncdgl.runtime.ray_actors import BufferActor, Chunk, EvaluationActor, PaceActor, StageActor, hello
+from asyncdgl.runtime.ray_cluster import SMALL_CPUS, wait_for_placement
+
+CHUNK_S = 0.25
+CHUNKS_AHEAD = 2
+"""Chunks that a stage has been asked for: it goes on with the next while the driver reads the last."""
+
+START_LIMIT_S = 180.0
+PLACEMENT_LIMIT_S = 20.0
+STOP_LIMIT_S = 1.5
+"""How long an interrupted run waits for its stages' last words."""
+
+
+class RayRun:
+    """One run on Ray. ``run()`` runs it; ``outcome()`` tells how far it came. Use within ``ray_cluster``.
+
+    Args:
+        config: the run.
+        data: folder of the decoded data set, on every machine of the cluster.
+        observer: is told of every pass, epoch and evaluation.
+    """
+
+    def __init__(self, config: RunConfig, data: Path, observer: Observer) -> None:
+        self._config = config
+        self._data = data
+        self._observer = observer
+        self._numbers = range(1, config.stages + 1)
+        self._stages: dict[int, Any] = {}
+        self._buffers: dict[int, Any] = {}
+        self._group: Any = None
+        self._published: dict[int, Any] = {}
+        self._evaluations: deque[tuple[int, Any]] = deque()
+        self._schedule = EvaluationSchedule(config.stages, config.epochs, config.evaluation.every)
+        self._origin = 0.0
+        self._outcome = Outcome({}, [], None, 0.0)
+
+    # --- Start
+
+    def start(self) -> None:
+        """Place and start all actors, and wait until each is ready.
+
+        Raises:
+            ConfigError: the cluster has no place for them.
+            StageFailed: one of them died, or runs another asyncdgl than this process.
+        """
+        config = self._config
+        gpu = 1.0 if config.device == "cuda" else 0.0
+        self._place(gpu)
+        self._pace = self._actor(PaceActor, 0, SMALL_CPUS).remote(config)
+        pending = {"the pace keeper": self._pace.hello.remote()}
+        for j in self._numbers:  # in pipeline order, since a machine starts only a few processes at a time
+            if j < len(self._numbers):
+                self._buffers[j] = self._actor(BufferActor, j + 1, SMALL_CPUS).remote(config, j, self._pace)
+                pending[f"buffer {j}"] = self._buffers[j].hello.remote()
+            actor = self._actor(StageActor, j, 1, gpu / len(self._numbers))
+            upstream, downstream = self._buffers.get(j - 1), self._buffers.get(j)
+            self._stages[j] = actor.remote(config, self._data, j, upstream, downstream, self._pace)
+            pending[f"stage {j}"] = self._stages[j].hello.remote()
+        self._evaluator = self._actor(EvaluationActor, 0, SMALL_CPUS).remote(config, self._data)
+        pending["the evaluator"] = self._evaluator.hello.remote()
+        self._greet(pending)
+
+    def _place(self, gpu: float) -> None:
+        share = math.floor(1000 * gpu / len(self._numbers)) / 1000
+        side = {"CPU": 2 * SMALL_CPUS}
+        bundles = [side] + [{"CPU": 1 + SMALL_CPUS, **({"GPU": share} if share else {})} for _ in self._numbers]
+        self._group = placement_group(bundles, strategy="PACK")
+        needs = f"{sum(b['CPU'] for b in bundles):g} CPU" + (f" and {gpu:g} GPU" if gpu else "")
+        wait_for_placement(self._group, needs, PLACEMENT_LIMIT_S)
+
+    def _actor(self, cls: type, bundle: int, cpus: float, gpus: float = 0.0) -> Any:
+        """The class as an actor in a bundle: bundle 0 is beside, bundle j holds stage j and the buffer it reads."""
+        strategy = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=bundle)
+        options: dict[str, Any] = {"num_cpus": cpus, "scheduling_strategy": strategy}
+        if gpus:
+            options["num_gpus"] = math.floor(1000 * gpus) / 1000
+        if cls in (PaceActor, BufferActor):
+            options["max_concurrency"] = 1000  # waiting calls are cheap: a stage has a few at a time
+        return ray.remote(cls).options(**options)
+
+    def _greet(self, pending: dict[str, Any]) -> None:
+        own = hello()
+        deadline = time.monotonic() + START_LIMIT_S
+        for name, ref in pending.items():
+            self._observer.noticed(f"waiting for {name}")
+            try:
+                greeting = self._get(ref, name, "starting", max(1.0, deadline - time.monotonic()))
+            except ray.exceptions.GetTimeoutError:
+                raise StageFailed(f"{name} did not start within {START_LIMIT_S:.0f} s", name) from None
+            for what in ("version", "path"):
+                if greeting[what] != own[what] and (what == "version" or greeting["node"] == own["node"]):
+                    raise StageFailed(
+                        f"{name} runs asyncdgl {greeting['version']} from {greeting['path']}, but this process runs "
+                        f"{own['version']} from {own['path']}: install the same package everywhere"
+                    )
+            self._outcome.processes.append({"name": name, **greeting})
+
+    # --- Training
+
+    def run(self) -> None:
+        """Train until every stage has stopped, then evaluate the final weights."""
+        self._origin = time.monotonic()
+        for j, actor in self._stages.items():
+            self._get(actor.begin.remote(self._origin), f"stage {j}", "beginning")
+        outstanding: dict[Any, int] = {}
+        for j, actor in self._stages.items():
+            for _ in range(CHUNKS_AHEAD):
+                outstanding[actor.run.remote(CHUNK_S)] = j
+        while outstanding:
+            done, _ = ray.wait(list(outstanding), timeout=CHUNK_S)
+            for ref in done:
+                j = outstanding.pop(ref)
+                chunk = self._get(ref, f"stage {j}", "training")
+                self._collect(j, chunk)
+                if not chunk.progress.stopped:
+                    outstanding[self._stages[j].run.remote(CHUNK_S)] = j
+            self._collect_evaluations(timeout=0)
+        final = self._finish(None)
+        self._collect_evaluations(timeout=None)
+        if len(final) == len(self._numbers):
+            self._evaluate([final[j] for j in self._numbers], self._config.epochs)
+            self._collect_evaluations(timeout=None)
+
+    def _collect(self, j: int, chunk: Chunk) -> None:
+        self._observer.passed(chunk.records)
+        self._observer.progressed(j, chunk.progress)
+        if chunk.records:
+            self._outcome.train_seconds = max(self._outcome.train_seconds, chunk.records[-1].end_s)
+        if chunk.published:
+            self._published[j] = chunk.published[0]
+        for line in chunk.epochs:
+            self._observer.epoch_completed(line)
+            for epoch in self._schedule.completed(j, line["epoch"]):
+                self._evaluate([self._published[i] for i in self._numbers], epoch)
+
+    def _evaluate(self, published: list[Any], epoch: int) -> None:
+        self._evaluations.append((epoch, self._evaluator.evaluate.remote(published)))
+
+    def _collect_evaluations(self, timeout: float | None) -> None:
+        while self._evaluations:
+            epoch, ref = self._evaluations[0]
+            if timeout is not None and not ray.wait([ref], timeout=timeout)[0]:
+                return
+            self._evaluations.popleft()
+            results = self._get(ref, "the evaluator", "evaluating")
+            self._outcome.evaluation = results
+            final = epoch == self._config.epochs
+            self._observer.evaluated(evaluation_line(results, epoch, time.monotonic() - self._origin, final))
+
+    # --- End
+
+    def stop(self) -> None:
+        """The run was interrupted: collect what the stages can say at once."""
+        with contextlib.suppress(Exception):
+            self._finish(STOP_LIMIT_S)
+
+    def _finish(self, limit_s: float | None) -> dict[int, Any]:
+        """Each stage's end and final weights; then the buffers' counts, once everything sent has been taken."""
+        calls = {j: actor.finish.remote() for j, actor in self._stages.items()}
+        final: dict[int, Any] = {}
+        deadline = None if limit_s is None else time.monotonic() + limit_s
+        for j, ref in calls.items():
+            with contextlib.suppress(ray.exceptions.GetTimeoutError):
+                end, published = self._get(ref, f"stage {j}", "ending", _left(deadline))
+                self._outcome.ends[j], final[j] = end, published[0]
+        counts = {j: buffer.statistics.remote() for j, buffer in self._buffers.items()}
+        for j, ref in counts.items():
+            with contextlib.suppress(ray.exceptions.GetTimeoutError):
+                statistics = self._get(ref, f"buffer {j}", "ending", _left(deadline))
+                reader: StageEnd | None = self._outcome.ends.get(j + 1)
+                unused = reader.fetched_unused if reader else 0
+                self._outcome.buffers.append({"after_stage": j, **statistics, "fetched_unused": unused})
+        return final
+
+    def outcome(self) -> Outcome:
+        """What there is now: complete, or as far as the run came."""
+        return self._outcome
+
+    def close(self) -> None:
+        """Leave no actor behind."""
+        for actor in (*self._stages.values(), *self._buffers.values()):
+            with contextlib.suppress(Exception):
+                ray.kill(actor)
+        with contextlib.suppress(Exception):
+            remove_placement_group(self._group)
+
+    def _get(self, ref: Any, who: str, doing: str, timeout: float | None = None) -> Any:
+        """A call's result; a process that died or raised becomes one clear error."""
+        try:
+            return ray.get(ref, timeout=timeout)
+        except ray.exceptions.GetTimeoutError:
+            raise
+        except ray.exceptions.OutOfMemoryError:
+            raise StageFailed(f"{who}, {doing}: out of memory; use a smaller --buffer-size", who) from None
+        except ray.exceptions.RayActorError as error:
+            raise StageFailed(f"{who}, {doing}: its process died ({_first_line(error)})", who) from None
+        except ray.exceptions.RayTaskError as error:
+            cause = error.cause
+            if isinstance(cause, ray.exceptions.ObjectStoreFullError):
+                raise StageFailed(f"{who}, {doing}: the object store is full; use a smaller --buffer-size", who) from None
+            if isinstance(cause, ray.exceptions.RayActorError):
+                raise StageFailed(f"{who}, {doing}: a process that it uses died ({_first_line(cause)})", who) from None
+            raise StageFailed(f"{who}, {doing}: {type(cause).__name__}: {_first_line(cause)}", who) from error
+
+
+def _left(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
