@@ -237,5 +237,7 @@ def _delay_problems(config: RunConfig) -> list[str]:
     found = profile.problems(config.stages)
     lengths = profile.lengths_in_use(config.stages)
     if profile.unit == "seconds" and config.runtime == "sim" and lengths:
-        found.append(f"delays.profile {profile.name} is in seconds, but runtime sim has no clock ({lengths[0]}): use steps")
+        found.append(
+            f"delays.profile {profile.name} is in seconds, but runtime sim has no clock ({lengths[0]}): use steps"
+        )
     return found

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -19,6 +20,8 @@ from asyncdgl.runtime.base import Line, Progress
 from asyncdgl.trace import TRAIN, PassRecord
 
 RECENT_PASSES = 200
+PLAIN_WIDTH = 100
+"""Columns where the output is no terminal."""
 
 
 class RunDisplay:
@@ -32,7 +35,7 @@ class RunDisplay:
     def __init__(self, config: RunConfig, writer: RunWriter) -> None:
         self._config = config
         self._writer = writer
-        self._console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        self._console = console()
         self._live: Live | None = None
         self._notice = ""
         self._began = time.monotonic()
@@ -98,7 +101,8 @@ class RunDisplay:
 
     def _table(self) -> Table:
         elapsed = time.monotonic() - self._began
-        table = Table(title=f"{self._config.name}: {self._notice}, {elapsed:.0f} s", title_justify="left")
+        title = f"{self._config.name}: {self._notice}, {elapsed:.0f} s"
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
         for name in ("stage", "epoch", "updates", "loss", "train acc.", "test acc.", "busy", "staleness", ""):
             table.add_column(name, justify="right")
         for j, p in sorted(self._progress.items()):
@@ -117,14 +121,21 @@ class RunDisplay:
         return table
 
 
+def console() -> Console:
+    """Standard output; wide enough for the tables where it is no terminal."""
+    plain = not sys.stdout.isatty()
+    return Console(file=sys.stdout, highlight=False, soft_wrap=True, width=PLAIN_WIDTH if plain else None)
+
+
 def _number(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
 
 
 def show_summary(summary: Mapping[str, Any], profile: str) -> None:
     """The table at the end of a run."""
-    console = Console(file=sys.stdout, highlight=False)
-    table = Table(title=f"{summary['algorithm']} on {summary['runtime']}, delay profile {profile}", title_justify="left")
+    out = console()
+    title = f"{summary['algorithm']} on {summary['runtime']}, delay profile {profile}"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for name in ("stage", "updates", "forwards", "test acc.", "busy", "waited for", "staleness", "reuse"):
         table.add_column(name, justify="left" if name == "waited for" else "right")
     for s in summary["stages"]:
@@ -138,14 +149,14 @@ def show_summary(summary: Mapping[str, Any], profile: str) -> None:
             _number(s["staleness"]["mean"], ".2f"),
             _number(s["times_sampled"]["mean"], ".2f"),
         )
-    console.print(table)
+    out.print(table)
     if summary["test_accuracy"] is not None:
-        console.print(
+        out.print(
             f"test accuracy {summary['test_accuracy']:.4f} (last stage), "
             f"{summary['ensemble_test_accuracy']:.4f} (ensemble of all heads)"
         )
     rate = f", {summary['images_per_second']:.0f} images/s" if summary["images_per_second"] else ""
-    console.print(f"{summary['train_seconds']:.1f} s of training{rate}, {summary['wall_seconds']:.1f} s in all")
+    out.print(f"{summary['train_seconds']:.1f} s of training{rate}, {summary['wall_seconds']:.1f} s in all")
 
 
 def _main_waits(waits: Mapping[str, float], seconds: float) -> str:

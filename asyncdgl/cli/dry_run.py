@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
-from rich.console import Console
+from rich import box
 from rich.table import Table
 
+from asyncdgl.cli.display import console
 from asyncdgl.cli.memory import buffer_bytes, megabytes, usable_bytes
 from asyncdgl.config import RunConfig
 from asyncdgl.config_file import dump_config
@@ -25,7 +24,7 @@ def show_dry_run(config: RunConfig) -> None:
     shapes = block_shapes(config.model, channels, config.data.image_size)
     parts = cut(config.model.blocks, config.trained_stages)
     total = sum(c.module_multiply_adds + c.aux_multiply_adds for c in costs)
-    table = Table(title="Stages (multiply-adds of one image's forward pass)", title_justify="left")
+    table = Table(title="Stages (multiply-adds of one image's forward pass)", title_justify="left", box=box.SIMPLE_HEAD)
     for name in ("stage", "blocks", "output", "parameters", "auxiliary", "multiply-adds", "auxiliary", "share"):
         table.add_column(name, justify="right")
     for number, (blocks, cost) in enumerate(zip(parts, costs, strict=True), 1):
@@ -40,14 +39,14 @@ def show_dry_run(config: RunConfig) -> None:
             f"{cost.aux_multiply_adds:,}",
             f"{(cost.module_multiply_adds + cost.aux_multiply_adds) / total:.0%}",
         )
-    console = Console(file=sys.stdout, highlight=False)
-    console.print(table)
+    out = console()
+    out.print(table)
     sizes = buffer_bytes(config)
     if sizes:
         each = ", ".join(megabytes(size) for size in sizes)
-        console.print(
+        out.print(
             f"Replay buffers, {config.buffer.size} mini-batches each: {each}; together {megabytes(sum(sizes))} "
             f"of the {megabytes(usable_bytes(config))} that this machine can give"
         )
     else:
-        console.print("No replay buffers.")
+        out.print("No replay buffers.")

@@ -94,10 +94,16 @@ def _flags(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command(cls=_GroupedCommand)
 @_flags
-@click.option("--config", "config_file", type=Path, metavar="FILE", help="YAML file with any keys of the configuration.")
-@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Set any key, for example buffer.min_size=5.")
+@click.option(
+    "--config", "config_file", type=Path, metavar="FILE", help="YAML file with any keys of the configuration."
+)
+@click.option(
+    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Set any key, for example buffer.min_size=5."
+)
 @click.option("--out", type=Path, metavar="DIR", help="The run directory itself (default: runs/<time>-<name>).")
-@click.option("--dry-run", is_flag=True, help="Print the configuration, the stages' cost and the memory needed, and end.")
+@click.option(
+    "--dry-run", is_flag=True, help="Print the configuration, the stages' cost and the memory needed, and end."
+)
 def run(
     config_file: Path | None, assignments: tuple[str, ...], out: Path | None, dry_run: bool, **flags: str | None
 ) -> int:
@@ -278,7 +284,9 @@ class _Session:
             if log and os.path.isfile(log):
                 with open(log, "rb") as file:
                     file.seek(max(0, os.path.getsize(log) - LOG_TAIL_BYTES))
-                    kept = writer.write_log(f"{error.process.replace(' ', '-')}.log", file.read().decode(errors="replace"))
+                    kept = writer.write_log(
+                        f"{error.process.replace(' ', '-')}.log", file.read().decode(errors="replace")
+                    )
                 return f"{error}; the end of its log is in {kept}"
         if isinstance(error, AsyncDGLError):
             return str(error)

@@ -128,7 +128,9 @@ def _listing(options: dict[str, Any]) -> list[str]:
     if options["dataset"] == "cifar10":
         files = sorted((folder / "cifar-10-batches-py").glob("*_batch*"))
     else:
-        files = sorted(f for name in FASHION_FILES for place in ("", "FashionMNIST/raw") for f in (folder / place).glob(name + "*"))
+        files = sorted(
+            f for name in FASHION_FILES for place in ("", "FashionMNIST/raw") for f in (folder / place).glob(name + "*")
+        )
     return [f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
 
 

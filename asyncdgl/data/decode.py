@@ -69,7 +69,12 @@ def decode_synthetic(options: dict[str, Any], progress: Progress) -> Decoded:
     return Decoded(*train, *test, [f"pattern{k}" for k in range(classes)])
 
 
-FASHION_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+FASHION_FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
 
 
 def decode_fashion_mnist(options: dict[str, Any], progress: Progress) -> Decoded:

@@ -87,6 +87,8 @@ class ReplayBuffer:
         if self._link.send(entry, now, unit):
             self._reserved.discard(entry.source.name)
             self.peak_bytes = max(self.peak_bytes, self.nbytes)
+            if not self._link.has_delay:
+                self._take_arrivals(now)
 
     def sample(self, now: float) -> Sample:
         """Give an entry.

@@ -39,6 +39,11 @@ class Link:
         return len(self._on_the_way)
 
     @property
+    def has_delay(self) -> bool:
+        """Whether entries take any time; otherwise they arrive as they are sent."""
+        return self._delay.has_delay
+
+    @property
     def nbytes(self) -> int:
         """Encoded bytes on the way."""
         return sum(entry.nbytes for _, entry in self._on_the_way)

@@ -216,7 +216,9 @@ class RayRun:
         except ray.exceptions.RayTaskError as error:
             cause = error.cause
             if isinstance(cause, ray.exceptions.ObjectStoreFullError):
-                raise StageFailed(f"{who}, {doing}: the object store is full; use a smaller --buffer-size", who) from None
+                raise StageFailed(
+                    f"{who}, {doing}: the object store is full; use a smaller --buffer-size", who
+                ) from None
             if isinstance(cause, ray.exceptions.RayActorError):
                 raise StageFailed(f"{who}, {doing}: a process that it uses died ({_first_line(cause)})", who) from None
             raise StageFailed(f"{who}, {doing}: {type(cause).__name__}: {_first_line(cause)}", who) from error

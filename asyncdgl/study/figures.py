@@ -63,10 +63,17 @@ def draw_learning_curves(run: Run) -> Figure:
     for j in stages:
         own = [line for line in epochs if line["stage"] == j]
         left.plot([e["epoch"] for e in own], [e["loss"] for e in own], marker=".", label=f"stage {j}")
-        right.plot([e["epoch"] for e in evaluations], [e["test_accuracy"][j - 1] for e in evaluations], marker=".", label=f"head {j}")
+        right.plot(
+            [e["epoch"] for e in evaluations],
+            [e["test_accuracy"][j - 1] for e in evaluations],
+            marker=".",
+            label=f"head {j}",
+        )
     if len(stages) > 1:
         ensemble = [e["test_ensemble_accuracy"][-1] for e in evaluations]
         right.plot([e["epoch"] for e in evaluations], ensemble, color="black", linestyle="--", label="ensemble")
+    for axes in (left, right):
+        axes.xaxis.get_major_locator().set_params(integer=True)
     left.set(xlabel="own epochs of the stage", ylabel="training loss", yscale="log")
     right.set(xlabel="epochs of the slowest stage", ylabel="test accuracy")
     left.legend()
@@ -91,7 +98,7 @@ def draw_timeline(run: Run) -> Figure:
     for axes in (left, right):
         axes.set_yticks(list(stages), [f"stage {j}" for j in stages])
         axes.invert_yaxis()
-    left.set(xlim=(0, 1), xlabel="share of the training time")
+    left.set(xlim=(0, 1), xlabel="share of the training time (blank: messages)")
     right.set(xlim=(start, end), xlabel="seconds since training began")
     handles = [_patch(color, label) for label, color in used.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
@@ -106,7 +113,10 @@ def _patch(color: str, label: str) -> Any:
 
 
 def _draw_shares(axes: Axes, j: int, passes: Sequence[PassRecord], total: float, used: dict[str, str]) -> None:
-    parts = {_label(kind): (sum(r.end_s - r.start_s for r in passes if r.kind == kind), COMPUTING[kind]) for kind in COMPUTING}
+    parts = {
+        _label(kind): (sum(r.end_s - r.start_s for r in passes if r.kind == kind), COMPUTING[kind])
+        for kind in COMPUTING
+    }
     for reason in WAIT_REASONS:
         parts[f"waits: {reason}"] = (sum(r.waits.get(reason, 0.0) for r in passes), WAITING[reason])
     position = 0.0
@@ -136,7 +146,9 @@ def _window(stages: dict[int, list[PassRecord]]) -> tuple[float, float]:
 
 def _draw_pass(axes: Axes, j: int, record: PassRecord, used: dict[str, str]) -> None:
     duration = record.end_s - record.start_s
-    axes.barh(j, duration, left=record.start_s, height=0.7, color=COMPUTING[record.kind], edgecolor="white", linewidth=0.3)
+    axes.barh(
+        j, duration, left=record.start_s, height=0.7, color=COMPUTING[record.kind], edgecolor="white", linewidth=0.3
+    )
     used[_label(record.kind)] = COMPUTING[record.kind]
     # Waits lie before the pass; their order within the gap is not recorded.
     position = record.start_s
@@ -156,7 +168,10 @@ def draw_staleness(run: Run) -> Figure:
     values = [staleness(stages[j], stages.get(j - 1, [])) for j in readers]
     reuse = [np.array([r.times_sampled for r in stages[j] if r.kind == TRAIN and r.times_sampled]) for j in readers]
     labels = [f"stage {j}" for j in readers]
-    for axes, data, what in ((left, values, "staleness (producer's updates)"), (right, reuse, "times an entry was given")):
+    for axes, data, what in (
+        (left, values, "staleness (producer's updates)"),
+        (right, reuse, "times an entry was given"),
+    ):
         shown = [v if len(v) else np.array([np.nan]) for v in data]
         axes.boxplot(shown, tick_labels=labels, whis=(5, 95), showfliers=False, showmeans=True)
         axes.set(ylabel=what)

@@ -1,0 +1,107 @@
+"""Run the same asynchronous training in `sim` and in `ray`, and compare accuracy; watch the memory of the Ray runs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+from scipy import stats
+
+HERE = Path(__file__).parent
+MARK = "ASYNCDGL_LOCAL_CLUSTER"
+POLL_S = 2.0
+
+
+def memory_of_run(process: subprocess.Popen[bytes]) -> int:
+    """Bytes that the run's processes hold by themselves, plus what the object store has allocated."""
+    private = 0
+    for p in psutil.process_iter():
+        try:
+            if p.pid == process.pid or MARK in p.environ():
+                fields = {}
+                for line in Path(f"/proc/{p.pid}/smaps_rollup").read_text().splitlines()[1:]:
+                    name, value = line.split(":")
+                    fields[name] = int(value.split()[0]) * 1024
+                private += fields["Pss"] - fields["Pss_Shmem"]
+        except (psutil.Error, OSError):
+            continue
+    return private + shutil.disk_usage("/dev/shm").used
+
+
+def epochs_done(run: Path, stages: int) -> int:
+    """Epochs that every stage has completed."""
+    done = dict.fromkeys(range(1, stages + 1), 0)
+    metrics = run / "metrics.jsonl"
+    if metrics.exists():
+        for line in metrics.read_text().splitlines():
+            record = json.loads(line)
+            if record["kind"] == "epoch":
+                done[record["stage"]] = record["epoch"]
+    return min(done.values())
+
+
+def one_run(runtime: str, seed: int, data: Path, out: Path) -> dict[str, Any]:
+    """One run in a process of its own; returns its figures."""
+    run = out / f"{runtime}-{seed}"
+    command = ["asyncdgl", "run", "--config", str(HERE / "config.yaml"), "--runtime", runtime, "--seed", str(seed)]
+    process = subprocess.Popen([*command, "--data-dir", str(data), "--out", str(run)])
+    after_first, last = None, None
+    while process.poll() is None:
+        time.sleep(POLL_S)
+        done = epochs_done(run, 6)
+        if runtime == "ray" and done >= 1:
+            last = memory_of_run(process) if process.poll() is None and done < 3 else last
+            after_first = after_first or last
+    summary = json.loads((run / "summary.json").read_text())
+    return {
+        "runtime": runtime,
+        "seed": seed,
+        "status": summary["status"],
+        "test_accuracy": summary["test_accuracy"],
+        "ensemble_test_accuracy": summary["ensemble_test_accuracy"],
+        "heads": [s["test_accuracy"] for s in summary["stages"]],
+        "staleness": [s["staleness"]["mean"] for s in summary["stages"]],
+        "train_seconds": summary["train_seconds"],
+        "memory_after_epoch_1": after_first,
+        "memory_at_end": last,
+    }
+
+
+def main() -> None:
+    """All runs, then the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data-dir", type=Path, required=True, help="CIFAR-10 as an image folder")
+    parser.add_argument("--out", type=Path, required=True, help="where the run directories go")
+    parser.add_argument("--seeds", type=int, default=3)
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    runs = [
+        one_run(runtime, seed, options.data_dir, options.out)
+        for seed in range(options.seeds)
+        for runtime in ("sim", "ray")
+    ]
+    accuracy = {runtime: [r["test_accuracy"] for r in runs if r["runtime"] == runtime] for runtime in ("sim", "ray")}
+    differences = [ray - sim for sim, ray in zip(accuracy["sim"], accuracy["ray"], strict=True)]
+    mean = sum(differences) / len(differences)
+    half = math.nan
+    if len(differences) > 1:
+        half = float(stats.sem(differences) * stats.t.ppf(0.975, len(differences) - 1))
+    growth = [r["memory_at_end"] / r["memory_after_epoch_1"] for r in runs if r["memory_at_end"]]
+    result = {"runs": runs, "difference_ray_minus_sim": mean, "half_width_95": half, "memory_growth": growth}
+    (HERE / "results").mkdir(exist_ok=True)
+    (HERE / "results" / "results.json").write_text(json.dumps(result, indent=2) + "\n")
+    for r in runs:
+        print(f"{r['runtime']:4} seed {r['seed']}: {r['test_accuracy']:.4f}, {r['train_seconds']:.0f} s")
+    print(f"ray - sim: {mean:+.4f} +- {half:.4f} (95 %, paired, {len(differences)} seeds)")
+    print("memory at the end over that after epoch 1:", " ".join(f"{g:.3f}" for g in growth))
+
+
+if __name__ == "__main__":
+    main()
