@@ -188,7 +188,7 @@ class RunConfig(_Part):
 def _cross_field_problems(config: RunConfig) -> list[str]:
     """Everything that no single field shows, all of it at once."""
     found: list[str] = []
-    data, model, buffer, optim = config.data, config.model, config.buffer, config.optim
+    data, model, optim = config.data, config.model, config.optim
     if config.algorithm == "backprop" and config.runtime == "ray":
         found.append("algorithm backprop runs in one process: use --runtime sim")
     if config.stages > model.blocks:
@@ -196,9 +196,11 @@ def _cross_field_problems(config: RunConfig) -> list[str]:
             f"stages must be at most model.blocks ({model.blocks}), since a stage is at least one block; "
             f"got {config.stages} (a deeper network: --set model.blocks={config.stages})"
         )
-    for block in model.downsample:
-        if block > model.blocks:
-            found.append(f"model.downsample names block {block}, but the network has {model.blocks} blocks")
+    found += [
+        f"model.downsample names block {block}, but the network has {model.blocks} blocks"
+        for block in model.downsample
+        if block > model.blocks
+    ]
     if len(set(model.downsample)) < len(model.downsample):
         found.append("model.downsample names a block twice")
     pixels = PIXELS.get(data.dataset)

@@ -74,8 +74,10 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> Tree:
     result = dict(base)
     for key, value in over.items():
         below = result.get(key)
-        both_sections = isinstance(below, Mapping) and isinstance(value, Mapping)
-        result[key] = merged(below, value) if both_sections else value
+        if isinstance(below, Mapping) and isinstance(value, Mapping):
+            result[key] = merged(below, value)
+        else:
+            result[key] = value
     return result
 
 
@@ -87,14 +89,14 @@ def defaults_for(tree: Mapping[str, Any]) -> Tree:
         return part.get(key, default) if isinstance(part, Mapping) else default
 
     dataset = asked("data", "dataset", "digits")
-    base = DATASET_DEFAULTS[dataset if dataset in DATASET_DEFAULTS else "digits"]
+    base: Tree = DATASET_DEFAULTS[dataset if dataset in DATASET_DEFAULTS else "digits"]
     algorithm = tree.get("algorithm", "async-dgl")
     runtime = tree.get("runtime", "sim" if algorithm == "backprop" else "ray")
     try:
         stages = max(1, int(tree.get("stages", base["stages"])))
     except (TypeError, ValueError):
         stages = 1
-    profile = asked("delays", "profile", "none")
+    profile: Any = asked("delays", "profile", "none")
     if isinstance(profile, Mapping):
         profile = profile.get("name", "custom")
     computed: Tree = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -27,8 +27,14 @@ class Evaluator:
         self._stages = list(stages)
         self._dataset = dataset
 
-    def evaluate(self, published: Sequence[State]) -> dict[str, dict[str, Any]]:
+    def evaluate(
+        self, published: Sequence[State], check: Callable[[], None] = lambda: None
+    ) -> dict[str, dict[str, Any]]:
         """Evaluate weights that stages 1 … J published.
+
+        Args:
+            published: a state of each stage.
+            check: called between batches; raises where the run is to stop.
 
         Returns:
             ``test``, and ``validation`` where there is such a share: each with ``accuracy`` and ``loss`` of heads
@@ -36,15 +42,16 @@ class Evaluator:
         """
         for stage, state in zip(self._stages, published, strict=True):
             stage.load_published(state)
-        results = {"test": self._evaluate(self._dataset.test)}
+        results = {"test": self._evaluate(self._dataset.test, check)}
         if self._dataset.validation is not None:
-            results["validation"] = self._evaluate(self._dataset.validation)
+            results["validation"] = self._evaluate(self._dataset.validation, check)
         return results
 
-    def _evaluate(self, images: Images) -> dict[str, Any]:
+    def _evaluate(self, images: Images, check: Callable[[], None]) -> dict[str, Any]:
         heads = len(self._stages)
         correct, ensemble_correct, loss = [0] * heads, [0] * heads, [0.0] * heads
         for batch in in_order(self._dataset, images, EVALUATION_BATCH):
+            check()
             x, weighted = batch.x, torch.zeros(())
             for head, stage in enumerate(self._stages):
                 x, scores = stage.scores(x)

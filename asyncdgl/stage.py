@@ -64,7 +64,7 @@ class Stage:
         self._updates_per_epoch = updates_per_epoch
         self._device = device
         self._bf16 = bf16
-        self._parameters = list(self._net.parameters())
+        self._parameters: list[torch.Tensor] = list(self._net.parameters())
         self._momentum: list[torch.Tensor | None] = [None] * len(self._parameters)
         self.updates = 0
 

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a live table on a terminal, plain lines elsewhere; and the table at its end."""
+"""What a person sees of a run: a live table on a terminal, plain lines elsewhere; and the table at its end."""
 
 from __future__ import annotations
 

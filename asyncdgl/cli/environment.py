@@ -7,6 +7,7 @@ import platform
 import shlex
 import sys
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -46,7 +47,7 @@ def _version(package: str) -> str | None:
 def _cpu() -> dict[str, Any]:
     fields: dict[str, str] = {}
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
             for line in file:
                 name, _, value = line.partition(":")
                 fields.setdefault(name.strip(), value.strip())

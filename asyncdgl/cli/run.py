@@ -52,6 +52,8 @@ FLAGS: dict[str, dict[str, str]] = {
 }
 KEYS = {flag: key for flags in FLAGS.values() for flag, key in flags.items()}
 LOG_TAIL_BYTES = 20_000
+STOPPED = {130: "interrupted", 143: "terminated"}
+"""Exit codes of runs that a signal stopped, and their status."""
 
 
 def _described(key: str) -> tuple[str, Any]:
@@ -186,7 +188,8 @@ class _Session:
             return interrupt.exit_code
         data = self._config.data.model_copy(update={"mean": dataset.mean, "std": dataset.std})
         self._config = self._config.model_copy(update={"data": data})
-        return self._run_in_directory(folder, dataset, signals)
+        with signals.deferred():
+            return self._run_in_directory(folder, dataset, signals)
 
     def _prepare_data(self) -> tuple[Path, Dataset]:
         from asyncdgl.data.cache import prepare
@@ -202,25 +205,27 @@ class _Session:
     def _run_in_directory(self, folder: Path, dataset: Dataset, signals: Signals) -> int:
         from asyncdgl.cli.display import RunDisplay, show_summary
         from asyncdgl.cli.environment import describe_environment
-        from asyncdgl.cli.signals import Interrupted
+        from asyncdgl.cli.signals import Interrupted, end_process
         from asyncdgl.rundir import RunWriter, make_run_dir
 
-        with signals.atomic():
-            path = make_run_dir(self._out, self._config.name)
-            writer = RunWriter(path)
-            writer.write_config(self._config)
-            environment = describe_environment(self._config, dataset.sha256)
-            writer.write_environment(environment)
+        path = make_run_dir(self._out, self._config.name)
+        writer = RunWriter(path)
+        environment = describe_environment(self._config, dataset.sha256)
+        signals.emergency = lambda code: self._give_up(writer, code)
         code, outcome = 1, None
         with RunDisplay(self._config, writer) as display:
-            display.say(f"run directory: {path}")
             try:
+                writer.write_config(self._config)
+                writer.write_environment(environment)
+                display.say(f"run directory: {path}")
                 outcome = self._train(folder, path, display, signals)
                 self._status, code = "completed", 0
             except Interrupted as interrupt:
                 outcome = self._partial
-                self._status = "interrupted" if interrupt.exit_code == 130 else "terminated"
                 code = interrupt.exit_code
+                self._status = STOPPED[code]
+            except SystemExit:  # Ray's answer to SIGTERM while it starts
+                self._status, code = STOPPED[143], 143
             except (ConfigError, DataError):  # found only once the cluster was asked: nothing was computed
                 writer.close()
                 shutil.rmtree(path)
@@ -241,7 +246,19 @@ class _Session:
                 f"`asyncdgl run --config {path}/config.yaml` repeats it from the start.",
                 err=True,
             )
+        if code in STOPPED:
+            end_process(code)
         return code
+
+    def _give_up(self, writer: RunWriter, code: int) -> None:
+        """The main thread did not get to its end in time: write the least, and end what would outlive this process."""
+        from asyncdgl.cli.summary import make_summary
+        from asyncdgl.runtime.ray_cluster import end_local_cluster
+
+        end_local_cluster()
+        if not (writer.path / "summary.json").exists():
+            wall_seconds = time.monotonic() - self._began
+            writer.write_summary(make_summary(self._config, writer, None, STOPPED[code], None, wall_seconds))
 
     _partial: Outcome | None = None
 
@@ -249,7 +266,7 @@ class _Session:
         if self._config.runtime == "sim":
             from asyncdgl.runtime.simulator import Simulation
 
-            simulation = Simulation(self._config, folder, display, signals.atomic)
+            simulation = Simulation(self._config, folder, display, signals.check)
             try:
                 simulation.run()
             finally:
@@ -264,8 +281,9 @@ class _Session:
         with ray_cluster(self._config, path):
             from asyncdgl.runtime.ray_runtime import RayRun
 
-            signals.install()
-            ray_run = RayRun(self._config, folder, display)
+            signals.take()
+            signals.check()
+            ray_run = RayRun(self._config, folder, display, signals.check)
             try:
                 ray_run.start()
                 ray_run.run()
@@ -282,7 +300,7 @@ class _Session:
         if isinstance(error, StageFailed) and error.process is not None and outcome is not None:
             log = next((p.get("log") for p in outcome.processes if p["name"] == error.process), None)
             if log and os.path.isfile(log):
-                with open(log, "rb") as file:
+                with Path(log).open("rb") as file:
                     file.seek(max(0, os.path.getsize(log) - LOG_TAIL_BYTES))
                     kept = writer.write_log(
                         f"{error.process.replace(' ', '-')}.log", file.read().decode(errors="replace")

@@ -1,12 +1,19 @@
-"""Ctrl-C and SIGTERM: the first stops the run in order, the second at once."""
+"""Ctrl-C and SIGTERM: the first stops the run in order, within seconds; the second at once."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
 from types import FrameType
+
+GRACE_S = 3.0
+"""Time for an orderly end. Ray can keep the main thread in a call for longer than that."""
 
 
 class Interrupted(BaseException):
@@ -23,15 +30,32 @@ class Interrupted(BaseException):
 
 
 class Signals:
-    """Turns the first SIGINT or SIGTERM into ``Interrupted``; a second one ends the process at once."""
+    """Turns the first SIGINT or SIGTERM into ``Interrupted``; a second one ends the process at once.
+
+    A thread hears of the signal even while the main thread is inside a call that never returns to Python; if the main
+    thread has not ended the process within ``GRACE_S``, that thread does.
+
+    Attributes:
+        emergency: what that thread does first: called with the exit code.
+    """
 
     def __init__(self) -> None:
         self._seen = False
-        self._atomic = False
+        self._deferred = False
         self._pending: int | None = None
+        self.emergency: Callable[[int], None] = lambda code: None
 
     def install(self) -> None:
-        """Take the signals; again after ``ray.init``, which takes SIGTERM for itself."""
+        """Take the signals, and start the thread that hears of them."""
+        heard, wakeup = socket.socketpair()
+        wakeup.setblocking(False)
+        signal.set_wakeup_fd(wakeup.fileno(), warn_on_full_buffer=False)
+        self._sockets = heard, wakeup  # kept open for the life of the process
+        threading.Thread(target=self._watch, args=(heard,), daemon=True).start()
+        self.take()
+
+    def take(self) -> None:
+        """Take the signals again: ``ray.init`` takes SIGTERM for itself."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._handle)
 
@@ -39,18 +63,38 @@ class Signals:
         if self._seen:
             os._exit(128 + number)  # the guardian ends a local cluster's processes
         self._seen = True
-        if self._atomic:
+        if self._deferred:
             self._pending = number
         else:
             raise Interrupted(number)
 
+    def _watch(self, heard: socket.socket) -> None:
+        number = 0
+        while number not in (signal.SIGINT, signal.SIGTERM):
+            number = heard.recv(1)[0]
+        time.sleep(GRACE_S)
+        self.emergency(128 + number)
+        os._exit(128 + number)
+
     @contextlib.contextmanager
-    def atomic(self) -> Iterator[None]:
-        """A stretch of work that happens whole: a signal takes effect at its end."""
-        self._atomic = True
+    def deferred(self) -> Iterator[None]:
+        """Work that no signal breaks in the middle: it takes effect at the next ``check`` alone."""
+        self._deferred = True
         try:
             yield
         finally:
-            self._atomic = False
-        if self._pending is not None:
-            raise Interrupted(self._pending)
+            self._deferred = False
+
+    def check(self) -> None:
+        """Raise ``Interrupted`` if a signal came in the meantime."""
+        number, self._pending = self._pending, None
+        if number is not None:
+            raise Interrupted(number)
+
+
+def end_process(code: int) -> None:
+    """End now, without what libraries do at exit: after an interrupt, Ray would wait for processes that are gone."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)

@@ -56,7 +56,8 @@ class Dataset:
         """[B, H, W, C] bytes to float32 with mean 0 and deviation 1 in each channel."""
         scale = (1 / (255 * np.asarray(self.std))).astype(np.float32)
         shift = (-np.asarray(self.mean) / np.asarray(self.std)).astype(np.float32)
-        return x * scale + shift
+        normal: NDArray[np.float32] = x * scale + shift
+        return normal
 
 
 def make_dataset(cached: Cached, config: RunConfig) -> Dataset:
@@ -69,7 +70,7 @@ def make_dataset(cached: Cached, config: RunConfig) -> Dataset:
     """
     count = len(cached.train_y)
     order = Draws(0, "validation").generator().permutation(count)
-    held_out = int(round(config.data.validation * count))
+    held_out = round(config.data.validation * count)
     train_rows = np.sort(order[held_out:])
     if len(train_rows) < config.batch_size:
         raise DataError(

@@ -1,4 +1,4 @@
-"""Decoders of the data sets: files to uint8 arrays. Run as a program, in a process of its own that dies with its parent.
+"""Decoders of the data sets: files to uint8 arrays. Also a program, in a process that dies with its parent.
 
 Only this process imports torchvision. It is given the data configuration as JSON and a folder to write to, prints
 ``done total`` lines while it works, and an error as the last line of stderr with exit code 3.
@@ -167,7 +167,7 @@ def decode_image_folder(options: dict[str, Any], progress: Progress) -> Decoded:
         return np.asarray(image)
 
     total, done = sum(len(part) for part in parts), 0
-    arrays: list[Any] = []
+    arrays: list[NDArray[Any]] = []
     with ThreadPoolExecutor() as pool:
         for part in parts:
             x = np.empty((len(part), size, size, 3), np.uint8)
@@ -177,7 +177,7 @@ def decode_image_folder(options: dict[str, Any], progress: Progress) -> Decoded:
                 if done % 1000 == 0:
                     progress(done, total)
             arrays += [x, np.asarray(part.targets, np.int64)]
-    return Decoded(*arrays, parts[0].classes)
+    return Decoded(arrays[0], arrays[1], arrays[2], arrays[3], parts[0].classes)
 
 
 DECODERS: dict[str, Callable[[dict[str, Any], Progress], Decoded]] = {
@@ -201,8 +201,13 @@ def main() -> None:
 
     threading.Thread(target=_die_with_parent, daemon=True).start()
     options = json.loads(sys.argv[1])
+
+    def on_progress(done: int, total: int) -> None:
+        sys.stdout.write(f"{done} {total}\n")
+        sys.stdout.flush()
+
     try:
-        decoded = DECODERS[options["dataset"]](options, lambda done, total: print(done, total, flush=True))
+        decoded = DECODERS[options["dataset"]](options, on_progress)
         save(decoded, Path(sys.argv[2]))
     except DataError as error:
         sys.stderr.write(f"\n{error}")

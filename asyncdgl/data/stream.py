@@ -60,7 +60,8 @@ def crop_and_flip(x: NDArray[np.uint8], random: np.random.Generator) -> NDArray[
     flip = random.integers(0, 2, count).astype(bool)
     rows = top[:, None] + np.arange(height)
     columns = np.where(flip[:, None], left[:, None] + np.arange(width)[::-1], left[:, None] + np.arange(width))
-    return padded[np.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
+    cropped: NDArray[np.uint8] = padded[np.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
+    return cropped
 
 
 def in_order(dataset: Dataset, images: Images, batch_size: int) -> Iterator[ActivationBatch]:

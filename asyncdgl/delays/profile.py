@@ -92,14 +92,17 @@ class DelayProfile(_Part):
 
     def problems(self, stages: int) -> list[str]:
         """What does not fit a network of so many stages."""
-        found = []
-        for j in self.stages:
-            if j > stages:
-                found.append(f"delays.profile {self.name} delays stage {j}, but the network has {stages} stages")
-        for j in self.links:
-            if j >= stages:
-                found.append(f"delays.profile {self.name} delays link {j}, but the network has {stages - 1} links")
-        return found
+        slow = [
+            f"delays.profile {self.name} delays stage {j}, but the network has {stages} stages"
+            for j in self.stages
+            if j > stages
+        ]
+        links = [
+            f"delays.profile {self.name} delays link {j}, but the network has {stages - 1} links"
+            for j in self.links
+            if j >= stages
+        ]
+        return slow + links
 
 
 DEFAULT_SLOWDOWN = 2.0
@@ -124,7 +127,7 @@ DESCRIPTIONS = {
 
 
 def is_slow_stage(name: str) -> bool:
-    """Whether the name is one of ``slow_stage1``, ``slow_stage2``, …"""
+    """Whether the name is ``slow_stage1``, ``slow_stage2`` and so on."""
     return _SLOW_STAGE.fullmatch(name) is not None
 
 

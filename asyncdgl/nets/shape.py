@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 from asyncdgl.config import ModelConfig, RunConfig
@@ -33,7 +34,7 @@ def cut(blocks: int, stages: int) -> list[range]:
     """Blocks of each stage, as equal in number as can be, the earlier stages taking one more."""
     share, more = divmod(blocks, stages)
     ends = [share * j + min(j, more) for j in range(stages + 1)]
-    return [range(start, end) for start, end in zip(ends, ends[1:], strict=False)]
+    return [range(start, end) for start, end in itertools.pairwise(ends)]
 
 
 def entry_bytes(config: RunConfig, bf16: bool) -> list[int]:

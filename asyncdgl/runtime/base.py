@@ -287,7 +287,7 @@ class EpochEnd:
 
 @dataclass(frozen=True)
 class Passed:
-    """What a pass leaves: its record, the entry for the next stage (None from the last), and an epoch's end if it was one."""
+    """What a pass leaves: its record, the entry for the next stage (None from the last), and the end of an epoch."""
 
     record: PassRecord
     entry: Entry | None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections import Counter, deque
+from collections import defaultdict, deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,7 +56,7 @@ def hello() -> Line:
     return {
         "pid": os.getpid(),
         "log": str(errors.resolve()) if errors.exists() else None,
-        "node": ray.util.get_node_ip_address(),
+        "node": ray.util.get_node_ip_address(),  # type: ignore[no-untyped-call]
         "version": asyncdgl.__version__,
         "path": str(Path(asyncdgl.__file__).resolve().parent),
     }
@@ -157,7 +157,7 @@ async def wait_for_change(changed: asyncio.Condition, deadline: float) -> bool:
 
 @dataclass(frozen=True)
 class Reply:
-    """Answer to a reader: a sample with the time it was taken, or why there is none; and why it had to wait, if it did."""
+    """Answer to a reader: a sample with the time it was taken, or none; and why it had to wait, if it did."""
 
     sample: Sample | None
     sampled_at: float
@@ -206,7 +206,8 @@ class BufferActor:
 
     async def _wait_for_arrival(self, now: float, due: float | None, deadline: float) -> float:
         if due is not None and self._steps_clock:
-            return max(now, await self._pace.reached.remote(due))
+            reached: float = await self._pace.reached.remote(due)
+            return max(now, reached)
         if due is not None:
             deadline = min(deadline, due)
         await wait_for_change(self._changed, deadline)
@@ -251,7 +252,7 @@ class _Ready:
 
     has_place: bool = False
     reply: Reply | None = None
-    waits: Counter[str] = field(default_factory=Counter)
+    waits: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
 
 class StageActor:

@@ -6,6 +6,7 @@ Ray reads its settings when it is imported, so this file imports it only once th
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import os
 import secrets
@@ -117,14 +118,16 @@ def local_cluster(cpus: int, gpus: int, store_bytes: int, empty_dir: Path) -> It
                 object_store_memory=store_bytes,
                 include_dashboard=False,
                 log_to_driver=False,
-                logging_level="error",
+                logging_level=logging.ERROR,
                 namespace="asyncdgl",
                 _system_config={"automatic_object_spilling_enabled": False},
             )
         yield
     finally:
-        _shut_down()
-        kill_marked(mark, spare={os.getpid(), guardian.pid})
+        if isinstance(sys.exc_info()[1], Exception | None):
+            _shut_down()
+        # Otherwise the process is being interrupted and has no time for Ray's own way.
+        end_local_cluster(spare=guardian.pid)
         guardian.kill()
         guardian.wait()
 
@@ -141,7 +144,7 @@ def joined_cluster(address: str, empty_dir: Path) -> Iterator[None]:
 
     try:
         with _working_directory(empty_dir):
-            ray.init(address=address, log_to_driver=False, logging_level="error", namespace="asyncdgl")
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, namespace="asyncdgl")
     except (ray.exceptions.AuthenticationError, ConnectionError, RuntimeError) as error:
         if "uthenticat" in f"{type(error).__name__}{error}":
             raise ConfigError(
@@ -162,11 +165,12 @@ def _shut_down() -> None:
         ray.shutdown()
 
 
-def kill_marked(mark: str, spare: set[int]) -> None:
-    """End every process whose environment carries the mark of a local cluster."""
-    for process in psutil.process_iter():
+def end_local_cluster(spare: int | None = None) -> None:
+    """End every process of this process's local cluster at once, if it has one; ``spare`` is the guardian."""
+    mark = os.environ.get(LOCAL_MARK)
+    for process in psutil.process_iter() if mark is not None else ():
         with contextlib.suppress(psutil.Error, OSError):
-            if process.pid not in spare and process.environ().get(LOCAL_MARK) == mark:
+            if process.pid not in (os.getpid(), spare) and process.environ().get(LOCAL_MARK) == mark:
                 process.kill()
 
 
@@ -192,5 +196,6 @@ def wait_for_placement(group: Any, needs: str, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while not group.wait(timeout_seconds=1):
         if time.monotonic() > deadline:
-            has = ", ".join(f"{v:g} {k}" for k, v in sorted(ray.cluster_resources().items()) if k in ("CPU", "GPU"))
+            total = ray.cluster_resources()  # type: ignore[no-untyped-call]
+            has = ", ".join(f"{total.get(k, 0):g} {k}" for k in ("CPU", "GPU"))
             raise ConfigError(f"the Ray cluster has no place for this run: it needs {needs}; the cluster has {has}")

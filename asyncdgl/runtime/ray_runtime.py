@@ -6,6 +6,7 @@ import contextlib
 import math
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from asyncdgl.config import RunConfig
 from asyncdgl.errors import StageFailed
 from asyncdgl.metrics import EvaluationSchedule, StageEnd
-from asyncdgl.runtime.base import Line, Observer, Outcome, evaluation_line
+from asyncdgl.runtime.base import Observer, Outcome, evaluation_line
 from asyncdgl.runtime.ray_actors import BufferActor, Chunk, EvaluationActor, PaceActor, StageActor, hello
 from asyncdgl.runtime.ray_cluster import SMALL_CPUS, wait_for_placement
 
@@ -24,9 +25,10 @@ CHUNK_S = 0.25
 CHUNKS_AHEAD = 2
 """Chunks that a stage has been asked for: it goes on with the next while the driver reads the last."""
 
+POLL_S = 0.2
 START_LIMIT_S = 180.0
 PLACEMENT_LIMIT_S = 20.0
-STOP_LIMIT_S = 1.5
+STOP_LIMIT_S = 1.2
 """How long an interrupted run waits for its stages' last words."""
 
 
@@ -37,9 +39,13 @@ class RayRun:
         config: the run.
         data: folder of the decoded data set, on every machine of the cluster.
         observer: is told of every pass, epoch and evaluation.
+        check: called often; raises where the run is to stop, since nothing may raise inside Ray's own calls.
     """
 
-    def __init__(self, config: RunConfig, data: Path, observer: Observer) -> None:
+    def __init__(
+        self, config: RunConfig, data: Path, observer: Observer, check: Callable[[], None] = lambda: None
+    ) -> None:
+        self._check = check
         self._config = config
         self._data = data
         self._observer = observer
@@ -104,7 +110,7 @@ class RayRun:
             self._observer.noticed(f"waiting for {name}")
             try:
                 greeting = self._get(ref, name, "starting", max(1.0, deadline - time.monotonic()))
-            except ray.exceptions.GetTimeoutError:
+            except TimeoutError:
                 raise StageFailed(f"{name} did not start within {START_LIMIT_S:.0f} s", name) from None
             for what in ("version", "path"):
                 if greeting[what] != own[what] and (what == "version" or greeting["node"] == own["node"]):
@@ -126,7 +132,8 @@ class RayRun:
             for _ in range(CHUNKS_AHEAD):
                 outstanding[actor.run.remote(CHUNK_S)] = j
         while outstanding:
-            done, _ = ray.wait(list(outstanding), timeout=CHUNK_S)
+            self._check()
+            done, _ = ray.wait(list(outstanding), timeout=POLL_S)
             for ref in done:
                 j = outstanding.pop(ref)
                 chunk = self._get(ref, f"stage {j}", "training")
@@ -179,13 +186,13 @@ class RayRun:
         final: dict[int, Any] = {}
         deadline = None if limit_s is None else time.monotonic() + limit_s
         for j, ref in calls.items():
-            with contextlib.suppress(ray.exceptions.GetTimeoutError):
-                end, published = self._get(ref, f"stage {j}", "ending", _left(deadline))
+            with contextlib.suppress(TimeoutError):
+                end, published = self._get(ref, f"stage {j}", "ending", deadline and _left(deadline))
                 self._outcome.ends[j], final[j] = end, published[0]
         counts = {j: buffer.statistics.remote() for j, buffer in self._buffers.items()}
         for j, ref in counts.items():
-            with contextlib.suppress(ray.exceptions.GetTimeoutError):
-                statistics = self._get(ref, f"buffer {j}", "ending", _left(deadline))
+            with contextlib.suppress(TimeoutError):
+                statistics = self._get(ref, f"buffer {j}", "ending", deadline and _left(deadline))
                 reader: StageEnd | None = self._outcome.ends.get(j + 1)
                 unused = reader.fetched_unused if reader else 0
                 self._outcome.buffers.append({"after_stage": j, **statistics, "fetched_unused": unused})
@@ -205,10 +212,13 @@ class RayRun:
 
     def _get(self, ref: Any, who: str, doing: str, timeout: float | None = None) -> Any:
         """A call's result; a process that died or raised becomes one clear error."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not ray.wait([ref], timeout=POLL_S if deadline is None else min(POLL_S, _left(deadline)))[0]:
+            self._check()
+            if deadline is not None and time.monotonic() >= deadline:
+                raise TimeoutError
         try:
-            return ray.get(ref, timeout=timeout)
-        except ray.exceptions.GetTimeoutError:
-            raise
+            return ray.get(ref)
         except ray.exceptions.OutOfMemoryError:
             raise StageFailed(f"{who}, {doing}: out of memory; use a smaller --buffer-size", who) from None
         except ray.exceptions.RayActorError as error:
@@ -224,8 +234,8 @@ class RayRun:
             raise StageFailed(f"{who}, {doing}: {type(cause).__name__}: {_first_line(cause)}", who) from error
 
 
-def _left(deadline: float | None) -> float | None:
-    return None if deadline is None else max(0.0, deadline - time.monotonic())
+def _left(deadline: float) -> float:
+    return max(0.0, deadline - time.monotonic())
 
 
 def _first_line(error: BaseException) -> str:

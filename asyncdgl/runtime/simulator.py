@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ class Simulation:
         config: the run.
         data: folder of the decoded data set.
         observer: is told of every pass, epoch and evaluation.
-        atomic: a context in which an interrupt waits, so that each pass happens whole or not at all.
+        check: called between passes; raises where the run is to stop.
     """
 
     def __init__(
@@ -45,12 +46,12 @@ class Simulation:
         config: RunConfig,
         data: Path,
         observer: Observer,
-        atomic: Callable[[], AbstractContextManager[object]] = nullcontext,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         set_up_torch(config)
         self._config = config
         self._observer = observer
-        self._atomic = atomic
+        self._check = check
         dataset = open_dataset(config, data)
         stages = make_stages(config, dataset)
         self._numbers = range(1, len(stages) + 1)
@@ -94,6 +95,7 @@ class Simulation:
 
     def _turn(self, j: int, now: float) -> str | None:
         """Let stage j make one pass at time ``now`` (steps); returns why it could not, or None."""
+        self._check()
         passes = self._passes[j]
         kind = passes.next_kind(any(self._passes[i].is_training for i in self._numbers[j:]))
         assert kind is not None
@@ -107,12 +109,11 @@ class Simulation:
         except SampleBlocked as blocked:
             return blocked.reason
         sampled_s = self._seconds()
-        with self._atomic():
-            self._paused_until[j] = now + self._clocks[j].length(passes.step).pause
-            passed = passes.run(kind, sample, sampled_s, {})
-            if passed.entry is not None:
-                self._buffers[j].insert(passed.entry, now)
-            self._train_seconds = passed.record.end_s
+        self._paused_until[j] = now + self._clocks[j].length(passes.step).pause
+        passed = passes.run(kind, sample, sampled_s, {})
+        if passed.entry is not None:
+            self._buffers[j].insert(passed.entry, now)
+        self._train_seconds = passed.record.end_s
         self._report(j, passed)
         return None
 
@@ -131,7 +132,7 @@ class Simulation:
             self._evaluate(epoch, final=False)
 
     def _evaluate(self, epoch: int, final: bool) -> None:
-        self._evaluation = self._evaluator.evaluate([self._published[j] for j in self._numbers])
+        self._evaluation = self._evaluator.evaluate([self._published[j] for j in self._numbers], self._check)
         self._observer.evaluated(evaluation_line(self._evaluation, epoch, self._seconds(), final))
 
     def outcome(self) -> Outcome:
@@ -165,8 +166,4 @@ def drawn_turns(config: RunConfig, running: Callable[[], list[int]]) -> Iterator
         now += 1 / sum(speeds)
         mark = draws.uniform(number) * sum(speeds)
         number += 1
-        for j, speed in zip(stages, speeds, strict=True):
-            mark -= speed
-            if mark < 0:
-                break
-        yield j, now
+        yield stages[bisect(list(accumulate(speeds[:-1])), mark)], now

@@ -56,6 +56,8 @@ def _save(figure: Figure, path: Path) -> Path:
 
 def draw_learning_curves(run: Run) -> Figure:
     """Training loss of each stage over its own epochs, and test accuracy of each head and the ensemble."""
+    from matplotlib.ticker import MaxNLocator
+
     figure, (left, right) = _figure(10, 4, 2)
     stages = range(1, run.config.trained_stages + 1)
     epochs = [line for line in run.metrics if line["kind"] == "epoch"]
@@ -73,7 +75,7 @@ def draw_learning_curves(run: Run) -> Figure:
         ensemble = [e["test_ensemble_accuracy"][-1] for e in evaluations]
         right.plot([e["epoch"] for e in evaluations], ensemble, color="black", linestyle="--", label="ensemble")
     for axes in (left, right):
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     left.set(xlabel="own epochs of the stage", ylabel="training loss", yscale="log")
     right.set(xlabel="epochs of the slowest stage", ylabel="test accuracy")
     left.legend()
