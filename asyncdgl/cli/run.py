@@ -1,13 +1,11 @@
-"""`asyncdgl run`: check everything, then make the run directory, train, and leave figures and a summary."""
+"""`asyncdgl run`: from flags, --set and a file to a checked configuration; `session.py` runs it."""
 
 from __future__ import annotations
 
 import os
-import shutil
-import time
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import click
 from pydantic import BaseModel
@@ -15,14 +13,7 @@ from pydantic import BaseModel
 from asyncdgl.config import RunConfig
 from asyncdgl.config_file import load_yaml, parse_assignment, parse_config, set_key
 from asyncdgl.defaults import merged
-from asyncdgl.errors import AsyncDGLError, ConfigError, DataError, StageFailed
-
-if TYPE_CHECKING:
-    from asyncdgl.cli.display import RunDisplay
-    from asyncdgl.cli.signals import Signals
-    from asyncdgl.data.dataset import Dataset
-    from asyncdgl.rundir import RunWriter
-    from asyncdgl.runtime.base import Outcome
+from asyncdgl.errors import ConfigError
 
 FLAGS: dict[str, dict[str, str]] = {
     "Run": {
@@ -51,9 +42,6 @@ FLAGS: dict[str, dict[str, str]] = {
     "Ray": {"--address": "ray.address"},
 }
 KEYS = {flag: key for flags in FLAGS.values() for flag, key in flags.items()}
-LOG_TAIL_BYTES = 20_000
-STOPPED = {130: "interrupted", 143: "terminated"}
-"""Exit codes of runs that a signal stopped, and their status."""
 
 
 def _described(key: str) -> tuple[str, Any]:
@@ -136,7 +124,9 @@ def run(
             check_address(address)
     else:
         check_memory(config)
-    return _Session(config, out).execute()
+    from asyncdgl.cli.session import Session
+
+    return Session(config, out).execute()
 
 
 def _configure(config_file: Path | None, assignments: Collection[str], flags: dict[str, str]) -> RunConfig:
@@ -163,168 +153,3 @@ def _on_this_machine(config: RunConfig) -> RunConfig:
     if data.data_dir is not None:
         data = data.model_copy(update={"data_dir": os.path.abspath(data.data_dir)})
     return config.model_copy(update={"device": device, "precision": precision, "data": data})
-
-
-class _Session:
-    """One run from its checked configuration to its end, however it ends."""
-
-    def __init__(self, config: RunConfig, out: Path | None) -> None:
-        self._config = config
-        self._out = out
-        self._began = time.monotonic()
-        self._status = "failed"
-        self._error: str | None = None
-
-    def execute(self) -> int:
-        """Run; returns the exit code."""
-        from asyncdgl.cli.signals import Interrupted, Signals
-
-        signals = Signals()
-        signals.install()
-        try:
-            folder, dataset = self._prepare_data()
-        except Interrupted as interrupt:
-            click.echo(f"Stopped by {interrupt} before anything was computed.", err=True)
-            return interrupt.exit_code
-        data = self._config.data.model_copy(update={"mean": dataset.mean, "std": dataset.std})
-        self._config = self._config.model_copy(update={"data": data})
-        with signals.deferred():
-            return self._run_in_directory(folder, dataset, signals)
-
-    def _prepare_data(self) -> tuple[Path, Dataset]:
-        from asyncdgl.data.cache import prepare
-        from asyncdgl.runtime.base import open_dataset
-
-        def on_progress(done: int, total: int) -> None:
-            if done % 10_000 == 0:
-                click.echo(f"decoding images: {done} of {total}")
-
-        folder = prepare(self._config.data, on_progress)
-        return folder, open_dataset(self._config, folder)
-
-    def _run_in_directory(self, folder: Path, dataset: Dataset, signals: Signals) -> int:
-        from asyncdgl.cli.display import RunDisplay, show_summary
-        from asyncdgl.cli.environment import describe_environment
-        from asyncdgl.cli.signals import Interrupted, end_process
-        from asyncdgl.rundir import RunWriter, make_run_dir
-
-        path = make_run_dir(self._out, self._config.name)
-        writer = RunWriter(path)
-        environment = describe_environment(self._config, dataset.sha256)
-        signals.emergency = lambda code: self._give_up(writer, code)
-        code, outcome = 1, None
-        with RunDisplay(self._config, writer) as display:
-            try:
-                writer.write_config(self._config)
-                writer.write_environment(environment)
-                display.say(f"run directory: {path}")
-                outcome = self._train(folder, path, display, signals)
-                self._status, code = "completed", 0
-            except Interrupted as interrupt:
-                outcome = self._partial
-                code = interrupt.exit_code
-                self._status = STOPPED[code]
-            except SystemExit:  # Ray's answer to SIGTERM while it starts
-                self._status, code = STOPPED[143], 143
-            except (ConfigError, DataError):  # found only once the cluster was asked: nothing was computed
-                writer.close()
-                shutil.rmtree(path)
-                raise
-            except Exception as error:
-                outcome = self._partial
-                self._error = self._explain(error, writer, outcome)
-        summary = self._finish(writer, outcome, environment)
-        if self._status == "completed":
-            self._draw(path)
-        show_summary(summary, self._config.profile.name)
-        click.echo(f"results: {path}")
-        if self._error is not None:
-            click.echo(f"Error: {self._error}", err=True)
-        elif self._status != "completed":
-            click.echo(
-                f"The run was stopped before its end; what it computed is in {path}. "
-                f"`asyncdgl run --config {path}/config.yaml` repeats it from the start.",
-                err=True,
-            )
-        if code in STOPPED:
-            end_process(code)
-        return code
-
-    def _give_up(self, writer: RunWriter, code: int) -> None:
-        """The main thread did not get to its end in time: write the least, and end what would outlive this process."""
-        from asyncdgl.cli.summary import make_summary
-        from asyncdgl.runtime.ray_cluster import end_local_cluster
-
-        end_local_cluster()
-        if not (writer.path / "summary.json").exists():
-            wall_seconds = time.monotonic() - self._began
-            writer.write_summary(make_summary(self._config, writer, None, STOPPED[code], None, wall_seconds))
-
-    _partial: Outcome | None = None
-
-    def _train(self, folder: Path, path: Path, display: RunDisplay, signals: Signals) -> Outcome:
-        if self._config.runtime == "sim":
-            from asyncdgl.runtime.simulator import Simulation
-
-            simulation = Simulation(self._config, folder, display, signals.check)
-            try:
-                simulation.run()
-            finally:
-                self._partial = simulation.outcome()
-            return self._partial
-        return self._train_on_ray(folder, path, display, signals)
-
-    def _train_on_ray(self, folder: Path, path: Path, display: RunDisplay, signals: Signals) -> Outcome:
-        from asyncdgl.runtime.ray_cluster import ray_cluster
-
-        display.noticed("starting Ray")
-        with ray_cluster(self._config, path):
-            from asyncdgl.runtime.ray_runtime import RayRun
-
-            signals.take()
-            signals.check()
-            ray_run = RayRun(self._config, folder, display, signals.check)
-            try:
-                ray_run.start()
-                ray_run.run()
-            except BaseException:
-                ray_run.stop()
-                raise
-            finally:
-                self._partial = ray_run.outcome()
-                ray_run.close()
-        return self._partial
-
-    def _explain(self, error: Exception, writer: RunWriter, outcome: Outcome | None) -> str:
-        """One sentence for a failed run; the tail of the failed process's log goes to the run directory."""
-        if isinstance(error, StageFailed) and error.process is not None and outcome is not None:
-            log = next((p.get("log") for p in outcome.processes if p["name"] == error.process), None)
-            if log and os.path.isfile(log):
-                with Path(log).open("rb") as file:
-                    file.seek(max(0, os.path.getsize(log) - LOG_TAIL_BYTES))
-                    kept = writer.write_log(
-                        f"{error.process.replace(' ', '-')}.log", file.read().decode(errors="replace")
-                    )
-                return f"{error}; the end of its log is in {kept}"
-        if isinstance(error, AsyncDGLError):
-            return str(error)
-        import traceback
-
-        kept = writer.write_log("traceback.log", "".join(traceback.format_exception(error)))
-        return f"{type(error).__name__}: {error}; the traceback is in {kept}"
-
-    def _finish(self, writer: RunWriter, outcome: Outcome | None, environment: dict[str, Any]) -> dict[str, Any]:
-        from asyncdgl.cli.summary import make_summary
-
-        if outcome is not None:
-            writer.write_environment({**environment, "processes": outcome.processes})
-        summary = make_summary(self._config, writer, outcome, self._status, self._error, time.monotonic() - self._began)
-        writer.write_summary(summary)
-        writer.close()
-        return summary
-
-    def _draw(self, path: Path) -> None:
-        from asyncdgl.rundir import read_run
-        from asyncdgl.study.figures import draw_figures
-
-        draw_figures(read_run(path))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import shutil
+import os
 import subprocess
 import time
 from pathlib import Path
@@ -15,24 +15,21 @@ import psutil
 from scipy import stats
 
 HERE = Path(__file__).parent
-MARK = "ASYNCDGL_LOCAL_CLUSTER"
+MARK = "ASYNCDGL_EXPERIMENT"  # an environment variable that a run's processes inherit
 POLL_S = 2.0
 
 
-def memory_of_run(process: subprocess.Popen[bytes]) -> int:
-    """Bytes that the run's processes hold by themselves, plus what the object store has allocated."""
-    private = 0
+def memory_of_run(mark: str) -> int:
+    """Bytes that all processes of a run hold, the object store's pages included, each shared page counted once."""
+    total = 0
     for p in psutil.process_iter():
         try:
-            if p.pid == process.pid or MARK in p.environ():
-                fields = {}
-                for line in Path(f"/proc/{p.pid}/smaps_rollup").read_text().splitlines()[1:]:
-                    name, value = line.split(":")
-                    fields[name] = int(value.split()[0]) * 1024
-                private += fields["Pss"] - fields["Pss_Shmem"]
-        except (psutil.Error, OSError):
+            if p.environ().get(MARK) == mark:
+                lines = Path(f"/proc/{p.pid}/smaps_rollup").read_text().splitlines()
+                total += next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+        except (psutil.Error, OSError, StopIteration):
             continue
-    return private + shutil.disk_usage("/dev/shm").used
+    return total
 
 
 def epochs_done(run: Path, stages: int) -> int:
@@ -51,13 +48,14 @@ def one_run(runtime: str, seed: int, data: Path, out: Path) -> dict[str, Any]:
     """One run in a process of its own; returns its figures."""
     run = out / f"{runtime}-{seed}"
     command = ["asyncdgl", "run", "--config", str(HERE / "config.yaml"), "--runtime", runtime, "--seed", str(seed)]
-    process = subprocess.Popen([*command, "--data-dir", str(data), "--out", str(run)])
+    command += ["--data-dir", str(data), "--out", str(run)]
+    process = subprocess.Popen(command, env={**os.environ, MARK: str(run)}, stdout=subprocess.DEVNULL)
     after_first, last = None, None
     while process.poll() is None:
         time.sleep(POLL_S)
         done = epochs_done(run, 6)
         if runtime == "ray" and done >= 1:
-            last = memory_of_run(process) if process.poll() is None and done < 3 else last
+            last = memory_of_run(str(run)) if process.poll() is None and done < 3 else last
             after_first = after_first or last
     summary = json.loads((run / "summary.json").read_text())
     return {

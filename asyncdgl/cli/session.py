@@ -1,0 +1,183 @@
+"""One run from its checked configuration to its end, however it ends."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import click
+
+from asyncdgl.cli.display import RunDisplay, show_summary
+from asyncdgl.cli.environment import describe_environment
+from asyncdgl.cli.signals import Interrupted, Signals, end_process
+from asyncdgl.cli.summary import make_summary
+from asyncdgl.config import RunConfig
+from asyncdgl.data.cache import prepare
+from asyncdgl.data.dataset import Dataset
+from asyncdgl.errors import AsyncDGLError, ConfigError, DataError, StageFailed
+from asyncdgl.rundir import SUMMARY, RunWriter, make_run_dir, read_run
+from asyncdgl.runtime.base import Outcome, open_dataset
+from asyncdgl.runtime.ray_cluster import end_local_cluster, ray_cluster
+
+LOG_TAIL_BYTES = 20_000
+STOPPED = {130: "interrupted", 143: "terminated"}
+"""Exit codes of runs that a signal stopped, and their status."""
+
+
+class Session:
+    """Makes the run directory, trains, and leaves a summary and figures.
+
+    Args:
+        config: checked, with nothing left open but the data's mean and deviation.
+        out: the run directory, or None for a new one under ``runs``.
+    """
+
+    def __init__(self, config: RunConfig, out: Path | None) -> None:
+        self._config = config
+        self._out = out
+        self._began = time.monotonic()
+        self._signals = Signals()
+        self._outcome: Outcome | None = None
+
+    def execute(self) -> int:
+        """Run; returns the exit code. A run that a signal stopped ends the process here.
+
+        Raises:
+            ConfigError, DataError: the run can't begin; nothing is left of it.
+        """
+        self._signals.install()
+        try:
+            data, dataset = self._prepare_data()
+        except Interrupted as interrupt:
+            click.echo(f"Stopped by {interrupt} before anything was computed.", err=True)
+            return interrupt.exit_code
+        section = self._config.data.model_copy(update={"mean": dataset.mean, "std": dataset.std})
+        self._config = self._config.model_copy(update={"data": section})
+        with self._signals.deferred():
+            code = self._run_in_directory(data, dataset)
+        if code in STOPPED:
+            end_process(code)
+        return code
+
+    def _prepare_data(self) -> tuple[Path, Dataset]:
+        def on_progress(done: int, total: int) -> None:
+            if done % 10_000 == 0:
+                click.echo(f"decoding images: {done} of {total}")
+
+        data = prepare(self._config.data, on_progress)
+        return data, open_dataset(self._config, data)
+
+    def _run_in_directory(self, data: Path, dataset: Dataset) -> int:
+        self._path = make_run_dir(self._out, self._config.name)
+        self._writer = RunWriter(self._path)
+        self._environment = describe_environment(self._config, dataset.sha256)
+        self._signals.emergency = self._give_up
+        status, code, message = "failed", 1, None
+        with RunDisplay(self._config, self._writer) as display:
+            try:
+                self._writer.write_config(self._config)
+                self._writer.write_environment(self._environment)
+                display.say(f"run directory: {self._path}")
+                train = self._simulate if self._config.runtime == "sim" else self._train_on_ray
+                train(data, display)
+                status, code = "completed", 0
+            except Interrupted as interrupt:
+                code = interrupt.exit_code
+                status = STOPPED[code]
+            except SystemExit:  # Ray's answer to SIGTERM while it starts
+                status, code = STOPPED[143], 143
+            except (ConfigError, DataError):  # found only once the cluster was asked: nothing was computed
+                self._writer.close()
+                shutil.rmtree(self._path)
+                raise
+            except Exception as error:
+                message = self._explain(error)
+        summary = self._summarise(status, message)
+        self._writer.write_summary(summary)
+        self._writer.close()
+        if status == "completed":
+            self._draw()
+        self._report(summary, message)
+        return code
+
+    def _simulate(self, data: Path, display: RunDisplay) -> None:
+        from asyncdgl.runtime.simulator import Simulation
+
+        simulation = Simulation(self._config, data, display, self._signals.check)
+        try:
+            simulation.run()
+        finally:
+            self._outcome = simulation.outcome()
+
+    def _train_on_ray(self, data: Path, display: RunDisplay) -> None:
+        display.noticed("starting Ray")
+        with ray_cluster(self._config, self._path):
+            from asyncdgl.runtime.ray_runtime import RayRun
+
+            self._signals.take()
+            self._signals.check()
+            ray_run = RayRun(self._config, data, display, self._signals.check)
+            self._outcome = ray_run.outcome()
+            try:
+                ray_run.start()
+                self._environment["processes"] = self._outcome.processes
+                self._writer.write_environment(self._environment)
+                ray_run.run()
+            except BaseException:
+                ray_run.stop()
+                raise
+            finally:
+                ray_run.close()
+
+    def _explain(self, error: Exception) -> str:
+        """One sentence for a failed run; the tail of the failed process's log goes to the run directory."""
+        if isinstance(error, StageFailed):
+            kept = self._keep_log(error.process)
+            return f"{error}; the end of its log is in {kept}" if kept else str(error)
+        if isinstance(error, AsyncDGLError):
+            return str(error)
+        kept = self._writer.write_log("traceback.log", "".join(traceback.format_exception(error)))
+        return f"{type(error).__name__}: {error}; the traceback is in {kept}"
+
+    def _keep_log(self, process: str | None) -> Path | None:
+        processes = self._outcome.processes if self._outcome is not None else []
+        log = next((p["log"] for p in processes if p["name"] == process), None)
+        if process is None or log is None or not os.path.isfile(log):
+            return None
+        with Path(log).open("rb") as file:
+            file.seek(max(0, os.path.getsize(log) - LOG_TAIL_BYTES))
+            tail = file.read().decode(errors="replace")
+        return self._writer.write_log(f"{process.replace(' ', '-')}.log", tail)
+
+    def _summarise(self, status: str, message: str | None, outcome: bool = True) -> dict[str, Any]:
+        wall_seconds = time.monotonic() - self._began
+        return make_summary(
+            self._config, self._writer, self._outcome if outcome else None, status, message, wall_seconds
+        )
+
+    def _give_up(self, code: int) -> None:
+        """The main thread did not get to its end in time: write the least, and end what would outlive this process."""
+        end_local_cluster()
+        if not (self._path / SUMMARY).exists():
+            self._writer.write_summary(self._summarise(STOPPED[code], None, outcome=False))
+
+    def _draw(self) -> None:
+        from asyncdgl.study.figures import draw_figures
+
+        draw_figures(read_run(self._path))
+
+    def _report(self, summary: dict[str, Any], message: str | None) -> None:
+        show_summary(summary, self._config.profile.name)
+        click.echo(f"results: {self._path}")
+        if message is not None:
+            click.echo(f"Error: {message}", err=True)
+        elif summary["status"] != "completed":
+            click.echo(
+                f"The run was stopped before its end; what it computed is in {self._path}. "
+                f"`asyncdgl run --config {self._path}/config.yaml` repeats it from the start.",
+                err=True,
+            )
