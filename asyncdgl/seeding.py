@@ -34,7 +34,7 @@ class Draws:
 
     def uniform(self, *key: Key) -> float:
         """A number strictly between 0 and 1, so that every quantile function is finite there."""
-        return ((self._digest(key) >> 75) + 0.5) * 2.0**-53
+        return ((self._digest(key) >> 76) + 0.5) * 2.0**-52
 
     def integer(self, *key: Key) -> int:
         """A non-negative 63-bit integer: a seed for other generators."""

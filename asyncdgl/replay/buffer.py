@@ -42,7 +42,7 @@ class ReplayBuffer:
         self._choose = SAMPLERS[config.sampler]
         self._held: list[Entry] = []  # oldest first
         self._reserved: set[PassName] = set()
-        self._used_up = False  # whether the entry that left last had been given max_reuse times
+        self._newest = -1  # step of the newest entry that has arrived
         self.inserted = 0
         self.sampled = 0
         self.retired = 0
@@ -65,7 +65,7 @@ class ReplayBuffer:
         Returns:
             Whether there is a place; otherwise the producer has to wait.
         """
-        if name in self._reserved:
+        if name in self._reserved or self._link.knows(name):
             return True
         if len(self._held) + len(self._link) + len(self._reserved) >= self._config.size:
             return False
@@ -79,9 +79,9 @@ class ReplayBuffer:
             entry: a repeated name is ignored.
             now: when the producer had it ready.
             unit: how long one unit of the delay profile is on the clock of ``now``.
-            dropped: steps whose entries the producer dropped because too many were under way.
+            dropped: steps whose entries the producer dropped, because too many were under way.
         """
-        self._link.count_dropped(dropped)
+        self._link.count_dropped(dropped, entry.source.name.incarnation)
         if self._link.is_full:
             self._take_arrivals(now)
         if self._link.send(entry, now, unit):
@@ -89,6 +89,11 @@ class ReplayBuffer:
             self.peak_bytes = max(self.peak_bytes, self.nbytes)
             if not self._link.has_delay:
                 self._take_arrivals(now)
+
+    def drop(self, name: PassName) -> None:
+        """Count an entry that the producer did not send, because nobody reads it any more."""
+        self._reserved.discard(name)
+        self._link.count_dropped([name.step], name.incarnation)
 
     def sample(self, now: float) -> Sample:
         """Give an entry.
@@ -102,12 +107,12 @@ class ReplayBuffer:
         if not self._held:
             if len(self._link):
                 raise SampleBlocked("not_arrived", self._link.next_due())
-            raise SampleBlocked("reused_up" if self._used_up else "empty")
+            raise SampleBlocked("reused_up" if self.inserted else "empty")
         entry = self._choose(self._held, lambda: self._draws.uniform(self.sampled))
         entry.times_sampled += 1
         self.sampled += 1
         if entry.times_sampled == self._config.max_reuse:
-            self._leave(entry, used_up=True)
+            self._leave(entry)
         return Sample(entry.source, entry.payload, entry.times_sampled)
 
     @property
@@ -137,13 +142,12 @@ class ReplayBuffer:
             if len(self._held) > self._config.size:
                 self._leave(self._held[0])
             if self._config.max_age is not None:
-                newest = self._held[-1].source.name.step
-                while newest - self._held[0].source.name.step > self._config.max_age:
+                self._newest = max(self._newest, entry.source.name.step)
+                while self._held and self._newest - self._held[0].source.name.step > self._config.max_age:
                     self._leave(self._held[0])
 
-    def _leave(self, entry: Entry, used_up: bool = False) -> None:
+    def _leave(self, entry: Entry) -> None:
         self._held.remove(entry)
-        self._used_up = used_up
         if entry.times_sampled:
             self.retired += 1
         else:

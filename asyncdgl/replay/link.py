@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 
+from asyncdgl.batch import PassName
 from asyncdgl.delays.profile import LinkDelay
 from asyncdgl.replay.entry import Entry
 from asyncdgl.seeding import Draws
@@ -29,7 +31,7 @@ class Link:
         self._may_drop = may_drop
         self._on_the_way: list[tuple[float, Entry]] = []
         self._free_at = float("-inf")
-        self._seen = _Steps()
+        self._seen: defaultdict[int, _Steps] = defaultdict(_Steps)  # by incarnation
         self._settled = _Steps()  # steps that arrived, were lost or dropped: nothing earlier is still to come
         self.sent = 0
         self.lost = 0
@@ -65,26 +67,31 @@ class Link:
             Whether the entry is new.
         """
         name = entry.source.name
-        if not self._seen.add(name.step):
+        if not self._seen[name.incarnation].add(name.step):
             return False
         self.sent += 1
         delay, key = self._delay, (name.incarnation, name.step)
-        start = max(now, self._free_at)
-        self._free_at = start if delay.bandwidth is None else start + unit * entry.nbytes / delay.bandwidth
+        ready = now
+        if delay.bandwidth is not None:
+            ready = self._free_at = max(now, self._free_at) + unit * entry.nbytes / delay.bandwidth
         if self._draws.uniform("loss", *key) < delay.loss:
             self.lost += 1
             self._settled.add(name.step)
             return True
-        due = self._free_at + unit * delay.latency.quantile(self._draws.uniform("latency", *key))
+        due = ready + unit * delay.latency.quantile(self._draws.uniform("latency", *key))
         if self.is_full:
             self._drop_oldest()
         self._on_the_way.append((due, entry))
         return True
 
-    def count_dropped(self, steps: Iterable[int]) -> None:
-        """Entries that the producer dropped before they were sent, because too many were under way."""
+    def knows(self, name: PassName) -> bool:
+        """Whether an entry of this name was sent before."""
+        return name.step in self._seen[name.incarnation]
+
+    def count_dropped(self, steps: Iterable[int], incarnation: int = 0) -> None:
+        """Entries that the producer dropped before they were sent: too many under way, or nobody to read them."""
         for step in steps:
-            if self._seen.add(step):
+            if self._seen[incarnation].add(step):
                 self._settled.add(step)
                 self.sent += 1
                 self.dropped += 1
@@ -125,9 +132,12 @@ class _Steps:
         self.first_missing = 0
         self._above: set[int] = set()
 
+    def __contains__(self, step: int) -> bool:
+        return step < self.first_missing or step in self._above
+
     def add(self, step: int) -> bool:
         """Whether the step is new."""
-        if step < self.first_missing or step in self._above:
+        if step in self:
             return False
         self._above.add(step)
         while self.first_missing in self._above:

@@ -64,14 +64,12 @@ class Outcome:
         ends: what each stage reported at its end.
         buffers: the list ``buffers`` of summary.json.
         evaluation: the last evaluation.
-        train_seconds: from the first pass to the last.
         processes: the Ray runtime's processes, for environment.json.
     """
 
     ends: dict[int, StageEnd]
     buffers: list[Line]
     evaluation: dict[str, dict[str, Any]] | None
-    train_seconds: float
     processes: list[Line] = field(default_factory=list)
 
 

@@ -17,7 +17,7 @@ class Pace:
     def __init__(self, window: float) -> None:
         self._window = window
         self._moving: dict[int, float] = {}
-        self._awaited: list[float] = []
+        self._awaited: dict[int, float] = {}
         self.now = 0.0
 
     def request(self, stage: int, v: float) -> float | None:
@@ -26,6 +26,7 @@ class Pace:
         Returns:
             The clock at which the pass starts, or None while it has to wait for others.
         """
+        self._awaited.pop(stage, None)
         if stage not in self._moving:
             v = max(v, self.now)
         self._moving[stage] = max(v, self._moving.get(stage, v))
@@ -35,18 +36,22 @@ class Pace:
 
     def release(self, stage: int) -> None:
         """The stage waits for something else, or has stopped: it holds nobody."""
-        self._moving.pop(stage, None)
-        self._advance()
+        self._awaited.pop(stage, None)
+        if self._moving.pop(stage, None) is not None:
+            self._advance()
 
-    def expect(self, time: float) -> None:
-        """An entry arrives at ``time``, and its reader waits for it."""
-        self._awaited.append(time)
+    def expect(self, stage: int, time: float) -> None:
+        """Stage ``stage`` waits for an entry that arrives at ``time``; from then on it is able to move."""
+        self._awaited[stage] = time
         self._advance()
 
     def _advance(self) -> None:
         """The time follows the slowest moving stage; where nobody moves, it jumps to the next arrival."""
-        if self._moving:
-            self.now = max(self.now, min(self._moving.values()))
-        elif self._awaited:
-            self.now = max(self.now, min(self._awaited))
-        self._awaited = [time for time in self._awaited if time > self.now]
+        times = self._moving or self._awaited
+        if times:
+            self.now = max(self.now, min(times.values()))
+        # Who has what it waited for counts as moving before it asks: the time must not run away from it.
+        arrived = [stage for stage, time in self._awaited.items() if time <= self.now]
+        for stage in arrived:
+            del self._awaited[stage]
+            self._moving.setdefault(stage, self.now)

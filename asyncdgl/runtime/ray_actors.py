@@ -112,9 +112,9 @@ class PaceActor:
         self._training.discard(stage)
         return self._later(stage)
 
-    async def reached(self, due: float) -> float:
-        """Wait until the profile clock reaches ``due``, or for a while; returns where it is."""
-        self._pace.expect(due)
+    async def reached(self, stage: int, due: float) -> float:
+        """Stage ``stage`` waits until the profile clock reaches ``due``, or for a while; returns where it is."""
+        self._pace.expect(stage, due)
         await self._notify()
         deadline = time.monotonic() + WAIT_S
         while self._pace.now < due and await self._wait(deadline):
@@ -170,6 +170,7 @@ class BufferActor:
     def __init__(self, config: RunConfig, after_stage: int, pace: Any) -> None:
         self._buffer = make_buffer(config, after_stage)
         self._pace = pace
+        self._reader = after_stage + 1
         self._steps_clock = steps_clock(config, after_stage)
         self._changed = asyncio.Condition()
         # Copying a large array would block the event loop: one thread does it, in order.
@@ -206,7 +207,7 @@ class BufferActor:
 
     async def _wait_for_arrival(self, now: float, due: float | None, deadline: float) -> float:
         if due is not None and self._steps_clock:
-            reached: float = await self._pace.reached.remote(due)
+            reached: float = await self._pace.reached.remote(self._reader, due)
             return max(now, reached)
         if due is not None:
             deadline = min(deadline, due)
@@ -220,6 +221,10 @@ class BufferActor:
             if not await wait_for_change(self._changed, deadline):
                 return self._buffer.reserve(name)
         return True
+
+    async def drop(self, name: PassName) -> None:
+        """See ``ReplayBuffer.drop``."""
+        self._buffer.drop(name)
 
     async def statistics(self) -> dict[str, int]:
         """The counts of the summary."""
@@ -336,6 +341,8 @@ class StageActor:
         self._ready.has_place = self._out.reserve(self._passes.next_name, wait=False)
         if not self._ready.has_place:
             self._later_train = ray.get(self._pace.release.remote(self._number))
+            if not self._later_train:
+                return True  # nobody reads any more: a place would never become free, and none is needed
             self._ready.has_place = self._out.reserve(self._passes.next_name, wait=True)
             self._ready.waits["full"] += time.monotonic() - began
         return self._ready.has_place
@@ -391,7 +398,10 @@ class StageActor:
         self._note_pass_time(compute_s)
         self._v, self._last_length = next_v, length
         if self._out is not None and passed.entry is not None:
-            self._out.send(passed.entry, next_v, self._unit_s())
+            if self._out.blocks and not ready.has_place:
+                self._out.drop(passed.entry.source.name)
+            else:
+                self._out.send(passed.entry, next_v, self._unit_s())
         if not self._passes.is_training:
             self._later_train = ray.get(self._pace.trained.remote(self._number))
         self._sleep_for_delays(length.step, length.pause, compute_s, time.monotonic() - began)
@@ -505,6 +515,10 @@ class _Outbox:
             oldest, _, _ = self._queue.popleft()
             self._dropped.append(oldest.source.name.step)
         self._pump(timeout=0)
+
+    def drop(self, name: PassName) -> None:
+        """Tell the buffer of an entry that is not sent."""
+        self._wire.append(self._buffer.drop.remote(name))
 
     def flush(self) -> None:
         """Wait until everything was taken."""

@@ -57,7 +57,7 @@ class RayRun:
         self._evaluations: deque[tuple[int, Any]] = deque()
         self._schedule = EvaluationSchedule(config.stages, config.epochs, config.evaluation.every)
         self._origin = 0.0
-        self._outcome = Outcome({}, [], None, 0.0)
+        self._outcome = Outcome({}, [], None)
 
     # --- Start
 
@@ -150,8 +150,6 @@ class RayRun:
     def _collect(self, j: int, chunk: Chunk) -> None:
         self._observer.passed(chunk.records)
         self._observer.progressed(j, chunk.progress)
-        if chunk.records:
-            self._outcome.train_seconds = max(self._outcome.train_seconds, chunk.records[-1].end_s)
         if chunk.published:
             self._published[j] = chunk.published[0]
         for line in chunk.epochs:

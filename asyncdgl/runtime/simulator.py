@@ -65,7 +65,6 @@ class Simulation:
         self._evaluator = make_evaluator(config, dataset)
         self._published = {j: stages[j - 1].published() for j in self._numbers}
         self._evaluation: dict[str, dict[str, Any]] | None = None
-        self._train_seconds = 0.0
         self._shown_at = 0.0
 
     def _seconds(self) -> float:
@@ -76,7 +75,8 @@ class Simulation:
         self._began = time.perf_counter()
         if self._config.algorithm == "async-dgl":
             for j in (j for j in self._numbers for _ in range(2)):  # warm-up; who can't move is passed over
-                self._turn(j, 0.0)
+                if j in self._running():
+                    self._turn(j, 0.0)
             for j, now in drawn_turns(self._config, self._running):
                 reason = self._turn(j, now)
                 if reason is not None:
@@ -101,9 +101,10 @@ class Simulation:
         assert kind is not None
         if now < self._paused_until[j]:
             return "pause"
-        if self._config.replay.on_full == "block" and j in self._buffers:
-            if not self._buffers[j].reserve(passes.next_name):
-                return "full"
+        out, has_reader = self._buffers.get(j), j < self._running()[-1]
+        blocks = out is not None and has_reader and self._config.replay.on_full == "block"
+        if out is not None and blocks and not out.reserve(passes.next_name):
+            return "full"
         try:
             sample = self._buffers[j - 1].sample(now) if j > 1 else None
         except SampleBlocked as blocked:
@@ -111,9 +112,11 @@ class Simulation:
         sampled_s = self._seconds()
         self._paused_until[j] = now + self._clocks[j].length(passes.step).pause
         passed = passes.run(kind, sample, sampled_s, {})
-        if passed.entry is not None:
-            self._buffers[j].insert(passed.entry, now)
-        self._train_seconds = passed.record.end_s
+        if out is not None and passed.entry is not None:
+            if blocks or self._config.replay.on_full == "overwrite":
+                out.insert(passed.entry, now)
+            else:
+                out.drop(passed.entry.source.name)  # a place for it would never become free
         self._report(j, passed)
         return None
 
@@ -142,7 +145,6 @@ class Simulation:
             ends={j: passes.end(lost_turns=lost[j] if lost else None) for j, passes in self._passes.items()},
             buffers=[{"after_stage": j, **b.statistics(), "fetched_unused": 0} for j, b in self._buffers.items()],
             evaluation=self._evaluation,
-            train_seconds=self._train_seconds,
         )
 
 

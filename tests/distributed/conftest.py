@@ -1,0 +1,116 @@
+"""One local Ray cluster for all tests in this folder, and a way to run a configuration on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asyncdgl.config import RunConfig
+from asyncdgl.config_file import parse_config
+from asyncdgl.data.cache import prepare
+from asyncdgl.runtime.base import Outcome, Progress
+from asyncdgl.runtime.ray_cluster import local_cluster
+from asyncdgl.runtime.simulator import Simulation
+from asyncdgl.trace import PassRecord
+
+LOGICAL_CPUS = 16  # what the actors ask for, not what the machine has
+STORE_BYTES = 500_000_000
+
+
+@dataclass
+class Recorder:
+    """Observer that keeps everything, and may act on the passes as they come in."""
+
+    records: list[PassRecord] = field(default_factory=list)
+    on_passes: Callable[[Recorder], None] = lambda recorder: None
+    outcome: Outcome | None = None
+
+    def passed(self, records: list[PassRecord]) -> None:
+        self.records.extend(records)
+        self.on_passes(self)
+
+    def progressed(self, stage: int, progress: Progress) -> None: ...
+
+    def epoch_completed(self, line: dict[str, Any]) -> None: ...
+
+    def evaluated(self, line: dict[str, Any]) -> None: ...
+
+    def noticed(self, message: str) -> None: ...
+
+    @property
+    def hashes(self) -> list[str | None]:
+        assert self.outcome is not None
+        return [end.state_sha256 for _, end in sorted(self.outcome.ends.items())]
+
+    def passes(self, stage: int, kind: str | None = None) -> list[PassRecord]:
+        own = [r for r in self.records if r.stage == stage and kind in (None, r.kind)]
+        return sorted(own, key=lambda r: r.step)
+
+
+def make_config(tree: dict[str, Any]) -> RunConfig:
+    config = parse_config({"threads": 1, **tree})
+    return config.model_copy(update={"device": "cpu", "precision": "float32"})
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with local_cluster(LOGICAL_CPUS, 0, STORE_BYTES, tmp_path_factory.mktemp("empty")):
+        yield
+
+
+Run = Callable[..., Recorder]
+
+
+@pytest.fixture
+def run_ray(cluster: None) -> Run:
+    """Run a configuration on Ray; the recorder has its passes and its outcome, complete or not."""
+
+    def run(tree: dict[str, Any], on_start: Callable[[Any], None] = lambda ray_run: None, **hooks: Any) -> Recorder:
+        from asyncdgl.runtime.ray_runtime import RayRun
+
+        config, recorder = make_config({"runtime": "ray", **tree}), Recorder(**hooks)
+        ray_run = RayRun(config, prepare(config.data), recorder)
+        try:
+            ray_run.start()
+            on_start(ray_run)
+            ray_run.run()
+        finally:
+            recorder.outcome = ray_run.outcome()
+            ray_run.close()
+        return recorder
+
+    return run
+
+
+@pytest.fixture
+def run_sim() -> Run:
+    """Run a configuration in this process."""
+
+    def run(tree: dict[str, Any]) -> Recorder:
+        config, recorder = make_config({"runtime": "sim", **tree}), Recorder()
+        simulation = Simulation(config, prepare(config.data), recorder)
+        simulation.run()
+        recorder.outcome = simulation.outcome()
+        return recorder
+
+    return run
+
+
+@pytest.fixture
+def check_conservation() -> Callable[[Recorder], None]:
+    """Rule 15: no entry is lost from the books of any buffer."""
+
+    def check(recorder: Recorder) -> None:
+        assert recorder.outcome is not None
+        for b in recorder.outcome.buffers:
+            assert b["inserted"] == b["left"] + b["retired"] + b["overwritten_unused"], b
+            assert b["sent"] == b["inserted"] + b["on_the_way"] + b["lost"] + b["dropped"], b
+            assert b["sent"] == len(recorder.passes(b["after_stage"])), b
+            reader = b["after_stage"] + 1
+            assert b["sampled"] == len(recorder.passes(reader)) + b["fetched_unused"], b
+
+    return check

@@ -1,0 +1,128 @@
+"""Codecs: what a writer encodes, a reader decodes."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from asyncdgl.replay.codecs import ENCODERS, decode, encode, payload_bytes
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+Y = torch.arange(6)
+
+LAYOUTS = [
+    pytest.param(torch.channels_last, id="channels-last"),
+    pytest.param(torch.contiguous_format, id="channels-first"),
+]
+
+
+def activations(memory_format: torch.memory_format = torch.channels_last, channels: int = 5) -> torch.Tensor:
+    """[6, C, 4, 3]: channels of very different size, the third all zero."""
+    x = torch.randn(6, channels, 4, 3, generator=torch.Generator().manual_seed(1))
+    x *= 10.0 ** torch.arange(-2, channels - 2)[:, None, None]
+    x[:, 2] = 0
+    x[3, 0, 1, 1] = -1.0  # the largest magnitude of a channel may be negative
+    return x.contiguous(memory_format=memory_format)
+
+
+def test_the_codecs_are_the_documented_ones() -> None:
+    assert set(ENCODERS) == {"none", "bf16", "int8"}
+
+
+@pytest.mark.parametrize("memory_format", LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_none_keeps_every_bit(dtype, memory_format) -> None:
+    x = activations(memory_format).to(dtype)
+    payload = encode("none", x, Y)
+    assert torch.equal(decode(payload, 0).x, x.float())
+    assert payload_bytes(payload) == x.numel() * x.element_size() + 8 * len(Y)
+
+
+def test_none_keeps_every_float32() -> None:
+    special = torch.tensor([0.0, -0.0, float("inf"), float("-inf"), 1e-45, torch.finfo(torch.float32).max, 1 + 2**-23])
+    x = special.reshape(7, 1, 1, 1)
+    decoded = decode(encode("none", x, torch.arange(7)), 0).x
+    assert decoded.contiguous().numpy().tobytes() == x.numpy().tobytes()
+
+
+@pytest.mark.parametrize("memory_format", LAYOUTS)
+def test_bf16_rounds_to_the_nearest(memory_format) -> None:
+    x = activations(memory_format)
+    decoded = decode(encode("bf16", x, Y), 0).x
+    assert torch.equal(decoded, x.to(torch.bfloat16).float())
+    # Eight significant bits: the error is at most half of the last one.
+    assert ((decoded - x).abs() <= x.abs() * 2**-8).all()
+    assert (decoded != x).any()
+
+
+@pytest.mark.parametrize("memory_format", LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_int8_is_off_by_at_most_half_a_scale_of_its_channel(dtype, memory_format) -> None:
+    x = activations(memory_format).to(dtype)
+    payload = encode("int8", x, Y)
+    decoded = decode(payload, 0).x
+    largest = x.float().abs().amax(dim=(0, 2, 3))
+    error = (decoded - x.float()).abs().amax(dim=(0, 2, 3))
+    assert (error <= largest / 127 / 2 * (1 + 1e-5)).all()
+    assert (error[largest > 0] > 0).all()
+    assert payload["int8"].min() == -127
+    assert payload["int8"].max() == 127
+
+
+def test_int8_of_a_zero_channel_is_zero() -> None:
+    payload = encode("int8", activations(), Y)
+    assert not decode(payload, 0).x[:, 2].any()
+    assert np.isfinite(payload["scale"]).all()
+
+
+@pytest.mark.parametrize("codec", sorted(ENCODERS))
+@pytest.mark.parametrize("memory_format", LAYOUTS)
+def test_arrays_are_nhwc_and_contiguous(codec, memory_format) -> None:
+    payload = encode(codec, activations(memory_format), Y)
+    shapes = {name: array.shape for name, array in payload.items()}
+    images = {"none": "float32"}.get(codec, codec)
+    assert shapes.pop(images) == (6, 4, 3, 5)
+    assert shapes.pop("y") == (6,)
+    assert shapes == ({"scale": (5,)} if codec == "int8" else {})
+    assert all(array.flags.c_contiguous for array in payload.values())
+    assert payload["y"].dtype == np.int64
+
+
+@pytest.mark.parametrize("codec", sorted(ENCODERS))
+def test_decoded_is_float32_channels_last_with_its_labels(codec) -> None:
+    batch = decode(encode(codec, activations(), Y), 17)
+    assert batch.x.shape == (6, 5, 4, 3)
+    assert batch.x.dtype == torch.float32
+    assert batch.x.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(batch.y, Y)
+    assert batch.batch == 17
+
+
+@pytest.mark.parametrize("codec", sorted(ENCODERS))
+def test_read_only_arrays_are_copied(codec) -> None:
+    payload = encode(codec, activations(), Y)
+    before = {name: array.copy() for name, array in payload.items()}
+    for array in payload.values():
+        array.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        batch = decode(payload, 0)
+    batch.x.add_(1)
+    batch.y.add_(1)
+    for name, array in payload.items():
+        np.testing.assert_array_equal(array, before[name])
+
+
+def test_writable_arrays_are_not_copied() -> None:
+    payload = encode("none", activations(), Y)
+    payload["float32"][0, 0, 0, 0] = 99
+    assert decode(payload, 0).x[0, 0, 0, 0] == 99
+
+
+def test_encoding_takes_no_part_in_gradients() -> None:
+    x = activations().requires_grad_()
+    assert not decode(encode("none", x, Y), 0).x.requires_grad

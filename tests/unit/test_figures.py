@@ -1,0 +1,188 @@
+"""Figures of runs: files that show something, with labelled axes, for every kind of run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from asyncdgl.rundir import Run, RunWriter, read_run
+from asyncdgl.study.figures import (
+    COMPUTING,
+    WAITING,
+    draw_figures,
+    draw_learning_curves,
+    draw_staleness,
+    draw_timeline,
+)
+from asyncdgl.trace import WAIT_REASONS
+
+KINDS = {
+    "async": {"delays": {"profile": "slow_stage2"}},
+    "one-stage": {"stages": 1},
+    "backprop": {"algorithm": "backprop"},
+}
+FILES = {
+    "async": ["learning_curves.png", "timeline.png", "staleness.png"],
+    "one-stage": ["learning_curves.png", "timeline.png"],
+    "backprop": ["learning_curves.png", "timeline.png"],
+}
+
+
+@pytest.fixture(scope="module")
+def run_of(simulate, small_config, tmp_path_factory):
+    """``run_of(kind)``: a run directory, written by a simulation once and read back."""
+    runs: dict[str, Run] = {}
+
+    def make(kind: str) -> Run:
+        if kind not in runs:
+            done = simulate(small_config(name=kind, **KINDS[kind]))
+            writer = RunWriter(tmp_path_factory.mktemp(kind))
+            writer.write_config(done.config)
+            writer.passed(done.trace)
+            for line in [*done.recorder.epochs, *done.recorder.evaluations]:
+                writer.metric(line)
+            writer.close()
+            runs[kind] = read_run(writer.path)
+        return runs[kind]
+
+    return make
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_figures_are_drawn(run_of, kind) -> None:
+    run = run_of(kind)
+    drawn = draw_figures(run)
+    assert [path.name for path in drawn] == FILES[kind]
+    assert sorted(path.name for path in (run.path / "figures").iterdir()) == sorted(FILES[kind])
+    for path in drawn:
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("L"))
+        assert (pixels < 250).mean() > 0.005, "nothing but background"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_learning_curves(run_of, kind) -> None:
+    run = run_of(kind)
+    figure = draw_learning_curves(run)
+    loss, accuracy = figure.axes
+    stages = run.config.trained_stages
+    names = [f"{j}" for j in range(1, stages + 1)]
+    assert [line.get_label() for line in loss.lines] == [f"stage {j}" for j in names]
+    heads = [f"head {j}" for j in names] + (["ensemble"] if stages > 1 else [])
+    assert [line.get_label() for line in accuracy.lines] == heads
+    assert [text.get_text() for text in accuracy.get_legend().get_texts()] == heads
+    assert (loss.get_xlabel(), loss.get_ylabel()) == ("own epochs of the stage", "training loss")
+    assert (accuracy.get_xlabel(), accuracy.get_ylabel()) == ("epochs of the slowest stage", "test accuracy")
+    assert figure.get_suptitle() == kind
+    for j, line in enumerate(loss.lines, 1):
+        own = [(e["epoch"], e["loss"]) for e in run.metrics if e["kind"] == "epoch" and e["stage"] == j]
+        assert list(zip(*line.get_data(), strict=True)) == own
+        assert len(own) == run.config.epochs
+    last = [e["test_accuracy"] for e in run.metrics if e["kind"] == "evaluation"][-1]
+    assert [line.get_ydata()[-1] for line in accuracy.lines][:stages] == last
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_timeline_names_every_stage_and_color(run_of, kind) -> None:
+    run = run_of(kind)
+    figure = draw_timeline(run)
+    shares, window = figure.axes
+    names = [f"stage {j}" for j in range(1, run.config.trained_stages + 1)]
+    for axes in (shares, window):
+        assert [label.get_text() for label in axes.get_yticklabels()] == names
+        assert axes.get_xlabel()
+        assert axes.patches
+    assert "computes an update" in [text.get_text() for text in figure.legends[0].get_texts()]
+    assert kind in figure.get_suptitle()
+
+
+def test_staleness_and_reuse_name_every_reader(run_of) -> None:
+    figure = draw_staleness(run_of("async"))
+    assert [axes.get_ylabel() for axes in figure.axes] == ["staleness (producer's updates)", "times an entry was given"]
+    for axes in figure.axes:
+        assert [label.get_text() for label in axes.get_xticklabels()] == ["stage 2", "stage 3"]
+        assert axes.get_ylim()[0] == 0
+
+
+# --- Hand-made traces -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hand_made(tmp_path, small_config):
+    """``hand_made(trace, metrics)``: a run that holds just these."""
+
+    def make(trace, metrics=()) -> Run:
+        return Run(Path(tmp_path), small_config(), {}, list(metrics), list(trace), None)
+
+    return make
+
+
+def shares_of(axes) -> dict[tuple[float, str], float]:
+    """Widths of the bars by (stage, color)."""
+    from matplotlib.colors import to_hex
+
+    bars = axes.patches
+    return {
+        (bar.get_y() + bar.get_height() / 2, to_hex(bar.get_facecolor())): bar.get_width()
+        for bar in bars
+        if bar.get_height() == pytest.approx(0.7)
+    }
+
+
+def test_the_timeline_shows_shares_of_computing_and_of_every_wait(hand_made, record) -> None:
+    waits = dict.fromkeys(WAIT_REASONS, 0.25)
+    trace = [
+        record(1, 0, 1.0, start_s=0.0),
+        record(1, 1, 10.0, start_s=9.0, kind="forward", loss=None),
+        record(2, 0, 6.0, start_s=3.0, waits=waits),
+    ]
+    figure = draw_timeline(hand_made(trace))
+    expected = {(1, COMPUTING["train"]): 0.1, (1, COMPUTING["forward"]): 0.1, (2, COMPUTING["train"]): 0.3}
+    expected |= {(2, WAITING[reason]): 0.025 for reason in WAIT_REASONS}
+    assert shares_of(figure.axes[0]) == pytest.approx(expected)
+    legend = {text.get_text() for text in figure.legends[0].get_texts()}
+    assert legend == {
+        *("computes an update", "computes a forward-only pass"),
+        *(f"waits: {reason}" for reason in WAIT_REASONS),
+    }
+
+
+def test_every_reason_to_wait_has_a_color_of_its_own() -> None:
+    assert list(WAITING) == list(WAIT_REASONS)
+    assert len({*WAITING.values(), *COMPUTING.values()}) == len(WAITING) + len(COMPUTING)
+
+
+def test_the_window_lies_where_all_stages_train(hand_made, record) -> None:
+    trace = [record(1, n, n + 1.0) for n in range(500)]
+    trace += [record(2, n, 100 + 2.0 * n) for n in range(100)]
+    left, right = draw_timeline(hand_made(trace)).axes[1].get_xlim()
+    assert 100 <= left < right <= 300
+    assert right - left == pytest.approx(40, rel=0.05)  # passes of the faster stage, of a second each
+
+
+def test_stages_that_trained_one_after_the_other_have_a_window_too(hand_made, record) -> None:
+    trace = [record(1, n, n + 1.0) for n in range(5)] + [record(2, n, n + 10.0) for n in range(5)]
+    left, right = draw_timeline(hand_made(trace)).axes[1].get_xlim()
+    assert 0 <= left < right <= 14
+
+
+def test_a_run_without_a_pass_has_empty_learning_curves_only(hand_made) -> None:
+    run = hand_made([])
+    assert [path.name for path in draw_figures(run)] == ["learning_curves.png"]
+
+
+def test_a_reader_that_never_trained_has_an_empty_box(hand_made, record) -> None:
+    trace = [record(1, 0, 1.0), record(2, 0, 2.0, kind="forward", loss=None)]
+    figure = draw_staleness(hand_made(trace))
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["stage 2"]
+
+
+def test_no_figure_is_left_in_pyplot(run_of) -> None:
+    import sys
+
+    draw_learning_curves(run_of("one-stage"))
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    assert pyplot is None or pyplot.get_fignums() == []

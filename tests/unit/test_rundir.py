@@ -1,0 +1,226 @@
+"""The run directory: made, refused, written while the run goes on, and read."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from asyncdgl import rundir
+from asyncdgl.errors import ConfigError, DataError
+from asyncdgl.rundir import RunWriter, check_out, make_run_dir, read_run
+
+# --- Made and refused -------------------------------------------------------------------------------------------------
+
+
+def test_a_new_folder_is_made_with_its_parents(tmp_path) -> None:
+    out = tmp_path / "a" / "b"
+    check_out(out)
+    assert not out.parent.exists()
+    assert make_run_dir(out, "any") == out
+    assert out.is_dir()
+
+
+def test_an_empty_folder_is_used(tmp_path) -> None:
+    check_out(tmp_path)
+    assert make_run_dir(tmp_path, "any") == tmp_path
+
+
+def file_in(folder: Path) -> Path:
+    (folder / "kept").write_text("mine")
+    return folder
+
+
+def a_file(folder: Path) -> Path:
+    (folder / "file").write_text("mine")
+    return folder / "file"
+
+
+def below_a_file(folder: Path) -> Path:
+    return a_file(folder) / "run"
+
+
+def dangling(folder: Path) -> Path:
+    (folder / "link").symlink_to(folder / "nowhere")
+    return folder / "link"
+
+
+@pytest.mark.parametrize(
+    ("prepare", "problem"),
+    [
+        pytest.param(file_in, "exists and is not empty", id="not-empty"),
+        pytest.param(a_file, "exists and is no folder", id="a-file"),
+        pytest.param(dangling, "exists and is no folder", id="a-dangling-link"),
+        pytest.param(below_a_file, "can't be made", id="below-a-file"),
+    ],
+)
+def test_a_folder_that_cannot_be_used_is_refused(tmp_path, prepare, problem) -> None:
+    out = prepare(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ConfigError, match=problem) as error:
+        check_out(out)
+    assert f"--out {out}" in str(error.value)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_parent_without_permission_is_refused(tmp_path, monkeypatch) -> None:
+    # Asked of the system, since tests that run as root may write anywhere.
+    monkeypatch.setattr(rundir.os, "access", lambda path, mode: not (Path(path) == tmp_path and mode == os.W_OK))
+    with pytest.raises(ConfigError, match="no folder that can be written"):
+        check_out(tmp_path / "run")
+
+
+def test_a_folder_that_fails_to_be_made_is_a_config_error(tmp_path) -> None:
+    with pytest.raises(ConfigError, match="--out"):
+        make_run_dir(below_a_file(tmp_path), "any")
+
+
+def test_runs_of_one_second_do_not_collide(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(rundir.time, "strftime", lambda form: "20300102-030405")
+    made = [make_run_dir(None, "digits-none") for _ in range(3)]
+    stem = Path("runs") / "20300102-030405-digits-none"
+    assert made == [stem, Path(f"{stem}-2"), Path(f"{stem}-3")]
+    assert all(path.is_dir() for path in made)
+
+
+def test_the_default_name_begins_with_the_time(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = make_run_dir(None, "mine")
+    assert path.parent == Path("runs")
+    date, time, name = path.name.split("-")
+    assert (len(date), len(time), name) == (8, 6, "mine")
+    assert (date + time).isdigit()
+
+
+def test_too_many_runs_of_one_second_are_refused(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def exists(path: Path, *args: object, **options: object) -> None:
+        if path != Path("runs"):
+            raise FileExistsError
+
+    monkeypatch.setattr(Path, "mkdir", exists)
+    with pytest.raises(ConfigError, match="too many runs"):
+        make_run_dir(None, "mine")
+
+
+# --- Written and read -------------------------------------------------------------------------------------------------
+
+
+def test_what_is_written_is_read(tmp_path, small_config, record) -> None:
+    config = small_config(name="mine", delays={"profile": "slow_stage2", "slowdown": 1.1})
+    trace = [record(1, 0, 1 / 3, loss=0.1), record(2, 0, 2 / 3, waits={"empty": 0.1 + 0.2})]
+    metrics = [{"kind": "epoch", "stage": 1, "loss": 1 / 7}, {"kind": "evaluation", "test_accuracy": [0.5]}]
+    writer = RunWriter(tmp_path)
+    writer.write_config(config)
+    writer.write_environment({"threads": 1})
+    writer.passed(trace[:1])
+    writer.passed(trace[1:])
+    for line in metrics:
+        writer.metric(line)
+    writer.write_summary({"status": "complete"})
+    log = writer.write_log("stage2.log", "Täil\n")
+    writer.close()
+    run = read_run(tmp_path)
+    assert run.config == config
+    assert (run.path, run.environment, run.summary) == (tmp_path, {"threads": 1}, {"status": "complete"})
+    assert run.trace == trace
+    assert run.metrics == metrics
+    assert log == tmp_path / "logs" / "stage2.log"
+    assert log.read_text(encoding="utf-8") == "Täil\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        ["config.yaml", "environment.json", "metrics.jsonl", "trace.jsonl", "summary.json", "logs"]
+    )
+
+
+def test_a_killed_run_is_read_as_far_as_it_came(tmp_path, small_config, record) -> None:
+    writer = RunWriter(tmp_path)
+    writer.write_config(small_config())
+    writer.passed([record(1, 0, 1.0)])
+    writer.metric({"kind": "epoch"})
+    writer.close()
+    for name in ("trace.jsonl", "metrics.jsonl"):
+        with (tmp_path / name).open("a") as file:
+            file.write('{"kind": "ep')
+    run = read_run(tmp_path)
+    assert (run.summary, run.environment) == (None, {})
+    assert [r.step for r in run.trace] == [0]
+    assert run.metrics == [{"kind": "epoch"}]
+
+
+def test_a_run_that_had_only_its_config(tmp_path, small_config) -> None:
+    writer = RunWriter(tmp_path)
+    writer.write_config(small_config())
+    writer.close()
+    for name in ("trace.jsonl", "metrics.jsonl"):
+        (tmp_path / name).unlink()
+    run = read_run(tmp_path)
+    assert (run.trace, run.metrics, run.summary) == ([], [], None)
+
+
+def test_another_folder_is_no_run_directory(tmp_path) -> None:
+    with pytest.raises(DataError, match=r"is no run directory: it has no config\.yaml"):
+        read_run(tmp_path)
+
+
+def test_a_reader_never_meets_half_a_file(tmp_path) -> None:
+    writer = RunWriter(tmp_path)
+    writer.write_summary({"status": "running", "stages": list(range(1000))})
+    with (tmp_path / "summary.json").open() as reader:
+        writer.write_summary({"status": "complete"})
+        # The reader opened the old file: it stays whole, since the new one took its name only when complete.
+        assert json.load(reader)["stages"][-1] == 999
+    assert json.loads((tmp_path / "summary.json").read_text()) == {"status": "complete"}
+    with pytest.raises(TypeError):
+        writer.write_summary({"status": object()})
+    assert json.loads((tmp_path / "summary.json").read_text()) == {"status": "complete"}
+    writer.close()
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch) -> None:
+    writer = RunWriter(tmp_path)
+    writer.write_environment({"threads": 1})
+
+    def disk_full(path: Path, text: str, encoding: str | None = None) -> int:
+        with path.open("w") as file:
+            file.write(text[:5])
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", disk_full)
+        with pytest.raises(OSError, match="No space"):
+            writer.write_environment({"threads": 2})
+    writer.close()
+    assert json.loads((tmp_path / "environment.json").read_text()) == {"threads": 1}
+
+
+def test_lines_reach_the_file_while_the_run_goes_on(tmp_path, record, monkeypatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(rundir.time, "monotonic", lambda: now)
+    writer, path = RunWriter(tmp_path), tmp_path / "trace.jsonl"
+    writer.passed([record(1, 0, 1.0)])
+    now += 1.01
+    writer.passed([record(1, 1, 2.0)])
+    assert len(path.read_text().splitlines()) == 2
+    writer.passed([record(1, 2, 3.0)])
+    writer.flush()
+    assert len(path.read_text().splitlines()) == 3
+    writer.passed([record(1, 3, 4.0)])
+    writer.write_summary({})
+    assert len(path.read_text().splitlines()) == 4
+    writer.metric({"kind": "epoch"})
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
+    writer.close()
+
+
+def test_a_second_writer_goes_on_where_the_first_ended(tmp_path, record) -> None:
+    for step in range(2):
+        writer = RunWriter(tmp_path)
+        writer.passed([record(1, step, 1.0)])
+        writer.metric({"step": step})
+        writer.close()
+    assert len((tmp_path / "trace.jsonl").read_text().splitlines()) == 2
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
