@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from asyncdgl.defaults import PIXELS, defaults_for, merged
@@ -23,6 +23,14 @@ Aux = Literal["mlp", "mlp-sr", "cnn"]
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_values_as_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and annotation is not bool:
+            raise PydanticCustomError("int_type" if annotation is int else "float_type", "a number")
+        return value
+
 
 def _number(default: float, description: str, **bounds: Any) -> Any:
     return Field(default=default, description=description, allow_inf_nan=False, **bounds)
@@ -32,13 +40,19 @@ class DataConfig(_Part):
     """Which images, and what is done to them."""
 
     dataset: Dataset = Field(default="digits", description="images to train on")
-    data_dir: str | None = Field(default=None, description="folder with the images (or where to download them)")
-    image_size: int = Field(default=8, ge=4, description="pixels of a side; image-folder and synthetic are made so")
+    data_dir: str | None = Field(
+        default=None, description="folder with the images, or where to download them; null for the cache"
+    )
+    image_size: int = Field(
+        default=8, ge=4, le=4096, description="pixels of a side; image-folder and synthetic are made so"
+    )
     augment: bool = Field(default=False, description="random crop after padding, random horizontal flip")
     validation: float = _number(0.0, "share of the training set that is held out", ge=0, lt=1)
-    mean: tuple[float, ...] | None = Field(default=None, description="of each channel, 0 to 1 (default: measured)")
-    std: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
-        default=None, description="of each channel, 0 to 1 (default: measured)"
+    mean: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = Field(
+        default=None, description="of each channel, 0 to 1; null to measure it"
+    )
+    std: tuple[Annotated[float, Field(gt=0, le=1)], ...] | None = Field(
+        default=None, description="of each channel, 0 to 1; null to measure it"
     )
 
 
@@ -63,7 +77,7 @@ class BufferConfig(_Part):
     size: int = Field(default=10, ge=1, description="mini-batches M that each buffer holds")
     sampler: Sampler = Field(default="priority_lifo", description="which entry a buffer gives")
     max_reuse: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="times that an entry is given at most"
+        default=None, description="times that an entry is given at most; null for no limit"
     )
     codec: Codec = Field(default="none", description="how entries are encoded")
     on_full: Literal["overwrite", "block"] = Field(
@@ -106,7 +120,7 @@ class DelaysConfig(_Part):
         Annotated[str, Tag("<name>")] | Annotated[DelayProfile, Tag("<inline>")], Discriminator(_profile_kind)
     ] = Field(default="none", description="delay profile: a name that `asyncdgl profiles` lists, or a YAML file")
     slowdown: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = Field(
-        default=None, description="S of the profiles slow_stage<N> (default: 2)"
+        default=None, description="S of the profiles slow_stage<N>; null for 2"
     )
 
     def resolve(self) -> DelayProfile:
@@ -119,7 +133,9 @@ class DelaysConfig(_Part):
 class RayConfig(_Part):
     """Where the Ray runtime runs."""
 
-    address: str | None = Field(default=None, description="host:port of a running Ray cluster (default: a local one)")
+    address: str | None = Field(
+        default=None, description="host:port of a running Ray cluster; null to start a local one"
+    )
 
 
 class EvaluationConfig(_Part):

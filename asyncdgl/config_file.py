@@ -6,7 +6,7 @@ import difflib
 import io
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -69,7 +69,8 @@ def parse_yaml(text: str, where: str) -> Any:
     except DuplicateKeyError as error:
         raise ConfigError(f"{where}: {error.problem}, line {_line(error)}") from None
     except YAMLError as error:
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        parts = (getattr(error, "context", None), getattr(error, "problem", None))
+        problem = ", ".join(part for part in parts if part) or str(error).splitlines()[0]
         raise ConfigError(f"{where}: not valid YAML: {problem}, line {_line(error)}") from None
     except (ValueError, RecursionError, TypeError) as error:
         raise ConfigError(f"{where}: not valid YAML: {error}") from None
@@ -148,6 +149,10 @@ _APPLIES: dict[str, tuple[Callable[[RunConfig], bool], str]] = {
         lambda c: isinstance(c.delays.profile, str) and is_slow_stage(c.delays.profile),
         "to the delay profiles slow_stage<N>",
     ),
+    "model.aux": (
+        lambda c: (c.algorithm != "backprop" and c.stages > 1) or c.model.head == "aux",
+        "to at least two stages, not to backprop; or with model.head aux",
+    ),
     "ray.address": (lambda c: c.runtime == "ray", "to --runtime ray"),
     "data.data_dir": (lambda c: c.data.dataset not in ("digits", "synthetic"), "to data sets that are read from files"),
     "data.image_size": (lambda c: c.data.dataset not in PIXELS, "to the data sets image-folder and synthetic"),
@@ -224,13 +229,20 @@ def _lines_of(details: ErrorDetails, model: type[BaseModel]) -> list[str]:
         return list(context["problems"])
     if kind == "extra_forbidden":
         *sections, last = path
-        return [f"{where}: unknown key{_suggestion(str(last), _keys(model, sections))}"]
+        return [f"{where}: unknown key{_section_of(path) or _suggestion(str(last), _keys(model, sections))}"]
     if kind == "literal_error":
         choices = [choice.strip(" '") for choice in str(context["expected"]).replace(" or ", ", ").split(",")]
-        return [f"{where} must be one of {', '.join(choices)}; got {value!r}{_suggestion(str(value), choices)}"]
+        near = difflib.get_close_matches(str(value), choices, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        return [f"{where} must be one of {', '.join(choices)}; got {value!r}{hint}"]
     if kind in _BOUNDS:
         words, key = _BOUNDS[kind]
-        return [f"{where} must be {words} {context[key]}, got {value}"]
+        bound = context[key]
+        return [
+            f"{where} must be {words} {bound:g}, got {value}"
+            if bound < 1e6
+            else f"{where} must be {words} {bound}, got {value}"
+        ]
     if kind in _NUMBER_KINDS:
         return [f"{where} must be {_NUMBER_KINDS[kind]}, got {_shown(value)}"]
     if kind == "missing":
@@ -241,20 +253,31 @@ def _lines_of(details: ErrorDetails, model: type[BaseModel]) -> list[str]:
     return [f"{where}: {message[0].lower()}{message[1:]}, got {_shown(value)}"]
 
 
+def _section_of(path: list[Any]) -> str:
+    """For a key without its section: where it belongs."""
+    for name, field in RunConfig.model_fields.items():
+        part = field.annotation
+        if len(path) == 1 and isinstance(part, type) and issubclass(part, BaseModel) and path[0] in part.model_fields:
+            return f"; did you mean {name}.{path[0]}?"
+    return ""
+
+
 def _keys(model: type[BaseModel], sections: Collection[Any]) -> list[str]:
     for section in sections:
         if model is DelaysConfig and section == "profile":
             model = DelayProfile
             continue
-        if isinstance(section, int):
+        if str(section).isdigit():
             continue
         if model is DelayProfile and section in ("stages", "links"):
             model = StageDelay if section == "stages" else LinkDelay
             continue
         field = model.model_fields.get(str(section))
-        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
+        kinds = () if field is None else (field.annotation, *get_args(field.annotation))
+        parts = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        if not parts:
             return []
-        model = field.annotation
+        model = parts[0]
     return list(model.model_fields)
 
 
@@ -266,9 +289,8 @@ def _suggestion(word: str, known: Collection[str]) -> str:
 
 
 def _kind(value: Any) -> str:
-    return {"list": "a list", "str": "a text", "int": "a number", "float": "a number"}.get(
-        type(value).__name__, type(value).__name__
-    )
+    kinds = {"list": "a list", "str": "a text", "int": "a number", "float": "a number", "bool": "true or false"}
+    return kinds.get(type(value).__name__, type(value).__name__)
 
 
 def _shown(value: Any) -> str:

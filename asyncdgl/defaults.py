@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -89,18 +90,20 @@ def defaults_for(tree: Mapping[str, Any]) -> Tree:
         return part.get(key, default) if isinstance(part, Mapping) else default
 
     dataset = asked("data", "dataset", "digits")
-    base: Tree = DATASET_DEFAULTS[dataset if dataset in DATASET_DEFAULTS else "digits"]
+    base: Tree = DATASET_DEFAULTS[dataset if isinstance(dataset, str) and dataset in DATASET_DEFAULTS else "digits"]
     algorithm = tree.get("algorithm", "async-dgl")
     runtime = tree.get("runtime", "sim" if algorithm == "backprop" else "ray")
     try:
         stages = max(1, int(tree.get("stages", base["stages"])))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         stages = 1
     profile: Any = asked("delays", "profile", "none")
     if isinstance(profile, Mapping):
         profile = profile.get("name", "custom")
+    name = f"{dataset}-{profile if algorithm == 'async-dgl' else algorithm}"
     computed: Tree = {
-        "name": f"{dataset}-{profile if algorithm == 'async-dgl' else algorithm}",
+        # Made from names that may hold anything; it becomes the name of a folder.
+        "name": re.sub(r"[^A-Za-z0-9._+-]+", "-", name).lstrip(".-+")[:80] or "run",
         "runtime": runtime,
         # Stages in processes of their own share the cores; in one process they take turns and each has them all.
         "threads": max(1, available_cores() // stages) if runtime == "ray" else available_cores(),

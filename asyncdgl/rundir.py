@@ -32,6 +32,13 @@ def check_out(out: Path) -> None:
     Raises:
         ConfigError: it exists and is not empty, or it can't be made.
     """
+    try:
+        _check_out(out)
+    except OSError as error:
+        raise ConfigError(f"--out {out} can't be made: {error.strerror or error}") from None
+
+
+def _check_out(out: Path) -> None:
     if out.is_symlink() or out.exists():
         if not out.is_dir():
             raise ConfigError(f"--out {out} exists and is no folder: choose another one")

@@ -15,10 +15,11 @@ from asyncdgl.config_file import dump_config
 def show_dry_run(config: RunConfig) -> None:
     """Print the resolved configuration, each stage's parameters and cost, and the buffers' memory."""
     from asyncdgl.data.cache import image_shape
-    from asyncdgl.nets.cost import stage_costs
     from asyncdgl.nets.shape import block_shapes, cut
 
     channels, classes = image_shape(config.data)
+    from asyncdgl.nets.cost import stage_costs  # imports torch: only once the folder is known to be there
+
     costs = stage_costs(config, channels, classes)
     click.echo(dump_config(config))
     shapes = block_shapes(config.model, channels, config.data.image_size)

@@ -14,7 +14,7 @@ from asyncdgl.errors import AsyncDGLError, ConfigError, DataError
 WRONG_INPUT, FAILED = 2, 1
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="asyncdgl")
 def cli() -> None:
     """Train a convolutional network by asynchronous Decoupled Greedy Learning (DGL).
@@ -34,6 +34,8 @@ def main() -> None:
         code = cli.main(standalone_mode=False)
     except click.ClickException as error:
         message = error.format_message().rstrip()
+        if message == "Missing command.":
+            message = f"missing command: one of {', '.join(cli.commands)}"
         hint = f"\nSee `{error.ctx.command_path} --help`." if isinstance(error, click.UsageError) and error.ctx else ""
         click.echo(f"Error: {message}{hint}", err=True)
         code = WRONG_INPUT

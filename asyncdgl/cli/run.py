@@ -73,7 +73,7 @@ class _GroupedCommand(click.Command):
     @staticmethod
     def _help(flag: str) -> str:
         description, default = _described(KEYS[flag])
-        return description if default is None else f"{description} (default: {default})"
+        return f"{description} (default: {'null' if default is None else default})"
 
 
 def _flags(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -90,12 +90,12 @@ def _flags(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Set any key, for example buffer.min_size=5."
 )
-@click.option("--out", type=Path, metavar="DIR", help="The run directory itself (default: runs/<time>-<name>).")
+@click.option("--out", metavar="DIR", help="The run directory itself (default: runs/<time>-<name>).")
 @click.option(
     "--dry-run", is_flag=True, help="Print the configuration, the stages' cost and the memory needed, and end."
 )
 def run(
-    config_file: Path | None, assignments: tuple[str, ...], out: Path | None, dry_run: bool, **flags: str | None
+    config_file: Path | None, assignments: tuple[str, ...], out: str | None, dry_run: bool, **flags: str | None
 ) -> int:
     """Train one network, and leave a run directory with its numbers and figures.
 
@@ -105,8 +105,11 @@ def run(
     config = _configure(config_file, assignments, {k.replace("__", "."): v for k, v in flags.items() if v is not None})
     from asyncdgl.rundir import check_out
 
-    if out is not None:
-        check_out(out)
+    if out == "":
+        raise ConfigError("--out needs the name of a folder")
+    folder = None if out is None else Path(out)
+    if folder is not None:
+        check_out(folder)
     if dry_run:
         from asyncdgl.cli.dry_run import show_dry_run
 
@@ -121,12 +124,12 @@ def run(
         if address is None:
             check_memory(config)
         else:
-            check_address(address)
+            check_address(address, config.ray.address)
     else:
         check_memory(config)
     from asyncdgl.cli.session import Session
 
-    return Session(config, out).execute()
+    return Session(config, folder).execute()
 
 
 def _configure(config_file: Path | None, assignments: Collection[str], flags: dict[str, str]) -> RunConfig:
@@ -137,9 +140,22 @@ def _configure(config_file: Path | None, assignments: Collection[str], flags: di
         key, value = parse_assignment(assignment)
         set_key(typed, key, value)
         given.add(key)
+    _refuse_parts_of_named_profile(flags.get("delays.profile"), tree, given)
     for key, text in flags.items():
         set_key(typed, key, text)
     return _on_this_machine(parse_config(merged(tree, typed), given))
+
+
+def _refuse_parts_of_named_profile(flag: str | None, tree: dict[str, Any], given: Collection[str]) -> None:
+    """A profile's name and a ``--set`` of one of its parts: one of them would get lost."""
+    delays = tree.get("delays")
+    name = flag or (delays.get("profile") if isinstance(delays, dict) else None)
+    part = next((key for key in given if key.startswith("delays.profile.")), None)
+    if part is not None and isinstance(name, str):
+        raise ConfigError(
+            f"{part} can't be set beside the profile {name}: write `asyncdgl profiles {name}` to a .yaml file, "
+            "change it there, and name that file"
+        )
 
 
 def _on_this_machine(config: RunConfig) -> RunConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
@@ -72,6 +73,7 @@ class Session:
         return data, open_dataset(self._config, data)
 
     def _run_in_directory(self, data: Path, dataset: Dataset) -> int:
+        self._out_existed = self._out is not None and self._out.exists()
         self._path = make_run_dir(self._out, self._config.name)
         self._writer = RunWriter(self._path)
         self._environment = describe_environment(self._config, dataset.sha256)
@@ -92,7 +94,7 @@ class Session:
                 status, code = STOPPED[143], 143
             except (ConfigError, DataError):  # found only once the cluster was asked: nothing was computed
                 self._writer.close()
-                shutil.rmtree(self._path)
+                self._remove_run_dir()
                 raise
             except Exception as error:
                 message = self._explain(error)
@@ -103,6 +105,15 @@ class Session:
             self._draw()
         self._report(summary, message)
         return code
+
+    def _remove_run_dir(self) -> None:
+        """Leave the place as it was found: an empty folder of the user's stays, an empty ``runs`` goes."""
+        shutil.rmtree(self._path)
+        if self._out_existed:
+            self._path.mkdir()
+        if self._out is None:
+            with contextlib.suppress(OSError):
+                self._path.parent.rmdir()
 
     def _simulate(self, data: Path, display: RunDisplay) -> None:
         from asyncdgl.runtime.simulator import Simulation

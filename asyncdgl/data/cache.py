@@ -135,6 +135,13 @@ def _listing(options: dict[str, Any]) -> list[str]:
 
 
 def _image_listing(folder: Path, split: str) -> list[str]:
+    try:
+        return _images_in(folder, split)
+    except OSError as error:
+        raise DataError(f"{error.filename or folder / split} can't be read: {error.strerror or error}") from None
+
+
+def _images_in(folder: Path, split: str) -> list[str]:
     top = folder / split
     if not top.is_dir():
         raise DataError(f"{top} is no folder: image-folder expects {folder}/train/<class>/ and {folder}/test/<class>/")

@@ -73,9 +73,9 @@ def make_dataset(cached: Cached, config: RunConfig) -> Dataset:
     held_out = round(config.data.validation * count)
     train_rows = np.sort(order[held_out:])
     if len(train_rows) < config.batch_size:
+        mend = "use a smaller --batch-size" + (" or a smaller data.validation" if held_out else "")
         raise DataError(
-            f"the training set has {len(train_rows)} images, fewer than one batch of {config.batch_size}: "
-            "use a smaller --batch-size"
+            f"the training set has {len(train_rows)} images, fewer than one batch of {config.batch_size}: {mend}"
         )
     if config.data.validation > 0 and held_out == 0:
         raise ConfigError(f"data.validation {config.data.validation} of {count} images is none: use a larger share")

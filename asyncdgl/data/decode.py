@@ -6,11 +6,13 @@ Only this process imports torchvision. It is given the data configuration as JSO
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import os
 import sys
 import threading
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -90,19 +92,21 @@ def decode_fashion_mnist(options: dict[str, Any], progress: Progress) -> Decoded
 
     if any(find(name) is None for name in FASHION_FILES):
         _download(lambda: FashionMNIST(str(folder), download=True), folder, f"the files {', '.join(FASHION_FILES)}")
-    arrays = []
+    arrays: list[NDArray[np.uint8]] = []
     for name in FASHION_FILES:
         path = find(name)
         assert path is not None
         try:
             with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
                 raw = np.frombuffer(file.read(), np.uint8)
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise DataError(f"{path} is corrupt ({error}): bring it again") from None
         header, shape = (16, (-1, 28, 28, 1)) if "images" in name else (8, (-1,))
         if raw.size < header or (raw.size - header) % abs(int(np.prod(shape))):
             raise DataError(f"{path} is corrupt: it is no file of 28x28 images or labels")
         arrays.append(raw[header:].reshape(shape))
+        if "labels" in name and len(arrays[-1]) != len(arrays[-2]):
+            raise DataError(f"{path} is corrupt: {len(arrays[-1])} labels for {len(arrays[-2])} images")
     return Decoded(arrays[0], arrays[1].astype(np.int64), arrays[2], arrays[3].astype(np.int64), FashionMNIST.classes)
 
 
@@ -133,8 +137,12 @@ def _download(download: Callable[[], object], folder: Path, needed: str) -> None
     try:
         download()
     except Exception as error:  # torchvision raises whatever its mirrors do
+        for left in (folder / "FashionMNIST" / "raw", folder / "FashionMNIST"):
+            with contextlib.suppress(OSError):
+                left.rmdir()
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
-            f"{folder} does not hold {needed}, and it can't be downloaded ({error}): "
+            f"{folder} does not hold {needed}, and it can't be downloaded ({reason}): "
             "bring it from another machine and name its folder with --data-dir"
         ) from None
 

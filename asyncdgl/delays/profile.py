@@ -2,9 +2,9 @@
 
 import difflib
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from asyncdgl.delays.laws import Law
 from asyncdgl.errors import ConfigError
@@ -67,6 +67,16 @@ class DelayProfile(_Part):
     window: float = Field(
         default=2.0, ge=0, allow_inf_nan=False, description="steps that a stage may be ahead under pace profile"
     )
+
+    @field_validator("stages", "links", mode="before")
+    @classmethod
+    def _no_number_twice(cls, value: Any) -> Any:
+        """YAML keeps 2 and '2' apart; one of them would silently win."""
+        numbers = [str(key) for key in value] if isinstance(value, dict) else []
+        twice = sorted({number for number in numbers if numbers.count(number) > 1})
+        if twice:
+            raise ValueError(f"number {', '.join(twice)} stands there twice")
+        return value
 
     def stage(self, number: int) -> StageDelay:
         """The delay of stage ``number``, counted from 1."""

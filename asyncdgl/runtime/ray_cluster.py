@@ -34,31 +34,44 @@ SMALL_CPUS = 0.05
 _GUARDIAN = Path(__file__).with_name("guardian.py")
 
 
-def check_address(address: str) -> None:
+# What a gRPC server, as Ray's head is, must answer to: the HTTP/2 preface with an empty SETTINGS frame.
+_SETTINGS = 4
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, _SETTINGS, 0, 0, 0, 0, 0])
+
+
+def check_address(address: str, configured: str | None) -> None:
     """Fail soon where nobody answers: Ray itself would retry for minutes, deaf to signals.
 
+    Args:
+        address: host and port.
+        configured: what the configuration says; None where the address comes from RAY_ADDRESS.
+
     Raises:
-        ConfigError: the address is malformed, or its port does not answer.
+        ConfigError: the address is malformed, its port does not answer, or something other than Ray does.
     """
+    name = "RAY_ADDRESS" if configured is None else "ray.address"
     host, _, port = address.rpartition(":")
     if address == "auto":
         return
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise ConfigError(f"ray.address must be HOST:PORT, for example 10.0.0.5:6379; got {address!r}")
+    if not host or "/" in host or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65536:
+        raise ConfigError(f"{name} must be HOST:PORT, for example 10.0.0.5:6379; got {address!r}")
+    mend = (
+        "start a cluster with `ray start --head`, or leave the address and RAY_ADDRESS away to use this machine alone"
+    )
     try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_S):
-            pass
-    except OSError as error:
-        reason = "no answer" if isinstance(error, TimeoutError) else (error.strerror or str(error))
-        raise ConfigError(
-            f"ray.address {address}: nobody answers there ({reason}); start a cluster with `ray start --head`, or "
-            "leave the address and RAY_ADDRESS away to use this machine alone"
-        ) from None
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_S) as connection:
+            connection.sendall(_PREFACE)
+            frame = connection.recv(9)
+    except (OSError, UnicodeError) as error:
+        reason = "no answer" if isinstance(error, TimeoutError) else (getattr(error, "strerror", None) or "no such host")
+        raise ConfigError(f"{name} {address}: nobody answers there ({reason}); {mend}") from None
+    if len(frame) < 4 or frame[3] != _SETTINGS:
+        raise ConfigError(f"{name} {address}: something answers there, but it is not a Ray head; {mend}")
 
 
 def wanted_address(configured: str | None) -> str | None:
     """The cluster to join: ``--address``, else ``RAY_ADDRESS``; None to start a local one."""
-    address = configured or os.environ.get("RAY_ADDRESS") or None
+    address = configured if configured is not None else os.environ.get("RAY_ADDRESS") or None
     return None if address == "local" else address
 
 

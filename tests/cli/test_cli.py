@@ -382,7 +382,7 @@ def backprop(top: Path) -> Whole:
 
 @pytest.mark.parametrize(
     "name",
-    ["config.yaml", "environment.json", "metrics.jsonl", "trace.jsonl", "summary.json", "checkpoints", "figures"],
+    ["config.yaml", "environment.json", "metrics.jsonl", "trace.jsonl", "summary.json", "figures"],
 )
 def test_run_directory_holds(name: str, whole: Whole) -> None:
     path = whole.path / name

@@ -76,7 +76,7 @@ def test_int8_is_off_by_at_most_half_a_scale_of_its_channel(dtype, memory_format
 def test_int8_of_a_zero_channel_is_zero() -> None:
     payload = encode("int8", activations(), Y)
     assert not decode(payload, 0).x[:, 2].any()
-    assert np.isfinite(payload["scale"]).all()
+    assert (payload["scale"] > 0).all()  # dividing by 0 would make whatever the machine makes of it
 
 
 @pytest.mark.parametrize("codec", sorted(ENCODERS))

@@ -729,6 +729,14 @@ def test_a_batch_depends_on_seed_and_number_alone(augment) -> None:
     assert not torch.equal(stream(dataset, augment, seed=1).get(0).y, in_turn[0].y)
 
 
+def test_every_batch_has_crops_of_its_own() -> None:
+    image = numbered(1).train.x
+    images = Images(np.repeat(image, 40, 0), np.zeros(40, np.int64), np.arange(40))
+    batches = stream(Dataset(images, None, images, ("0",), (0.0,), (1.0,), ""), augment=True)
+    # The same picture in all of them, so that only crops and flips differ; batches 0 and 4 begin an epoch.
+    assert len({batches.get(number).x.numpy().tobytes() for number in range(8)}) == 8
+
+
 @pytest.mark.parametrize("count", [40, 45, 49])
 def test_an_epoch_has_every_image_at_most_once_and_whole_batches(count) -> None:
     batches = stream(numbered(count))
