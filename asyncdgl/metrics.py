@@ -55,7 +55,7 @@ class EvaluationSchedule:
         self._completed[stage] = epoch
         slowest = min(self._completed.values())
         due = [e for e in range(self._evaluated + 1, slowest + 1) if e % self._every == 0 and e < self._epochs]
-        self._evaluated = slowest
+        self._evaluated = max(self._evaluated, slowest)
         return due
 
 

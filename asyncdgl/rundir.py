@@ -23,7 +23,6 @@ CONFIG, ENVIRONMENT, METRICS, TRACE, SUMMARY = (
     "trace.jsonl",
     "summary.json",
 )
-FLUSH_EVERY_S = 1.0
 
 
 def check_out(out: Path) -> None:
@@ -68,13 +67,12 @@ def make_run_dir(out: Path | None, name: str) -> Path:
 
 
 class RunWriter:
-    """Writes a run directory while the run goes on. Lines reach the file within a second, whatever happens later."""
+    """Writes a run directory while the run goes on. Each line is in the file at once, whatever happens later."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._metrics = (path / METRICS).open("a", encoding="utf-8")
         self._trace = (path / TRACE).open("a", encoding="utf-8")
-        self._flushed_at = time.monotonic()
 
     def write_config(self, config: RunConfig) -> None:
         """config.yaml: ``asyncdgl run --config`` repeats the settings."""
@@ -86,7 +84,6 @@ class RunWriter:
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """summary.json, after all lines before it."""
-        self.flush()
         self._replace(SUMMARY, json.dumps(summary, indent=2) + "\n")
 
     def write_log(self, name: str, text: str) -> Path:
@@ -99,18 +96,12 @@ class RunWriter:
     def passed(self, records: Sequence[PassRecord]) -> None:
         """Lines of trace.jsonl."""
         self._trace.writelines(record.to_json() + "\n" for record in records)
-        if time.monotonic() - self._flushed_at > FLUSH_EVERY_S:
-            self.flush()
+        self._trace.flush()
 
     def metric(self, line: Mapping[str, Any]) -> None:
         """A line of metrics.jsonl."""
         self._metrics.write(json.dumps(line) + "\n")
         self._metrics.flush()
-
-    def flush(self) -> None:
-        """All lines so far reach the file."""
-        self._trace.flush()
-        self._flushed_at = time.monotonic()
 
     def _replace(self, name: str, text: str) -> None:
         """Whole or not at all: a reader never meets half a file."""
@@ -149,7 +140,12 @@ def read_run(path: Path) -> Run:
         path=path,
         config=parse_config(load_yaml(path / CONFIG)),
         environment=json.loads(environment.read_text()) if environment.is_file() else {},
-        metrics=[json.loads(line) for line in metrics.open() if line.endswith("\n")] if metrics.is_file() else [],
+        metrics=_whole_lines(metrics) if metrics.is_file() else [],
         trace=list(read_trace(trace)) if trace.is_file() else [],
         summary=json.loads(summary.read_text()) if summary.is_file() else None,
     )
+
+
+def _whole_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file of JSON lines, without one that a kill cut short."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line[-1] == "\n"]

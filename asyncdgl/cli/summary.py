@@ -24,7 +24,6 @@ def make_summary(
         error: why it failed.
         wall_seconds: of the whole run, start-up included.
     """
-    writer.flush()
     records = list(read_trace(writer.path / TRACE))
     last = config.trained_stages
     seconds = max((r.end_s for r in records), default=0.0)

@@ -350,7 +350,10 @@ class StageActor:
     def _has_input(self) -> bool:
         if self._upstream is None or self._ready.reply is not None:
             return True
-        reply = ray.get(self._fetching.popleft() if self._fetching else self._fetch(self._v))
+        # Every entry that was fetched comes before any that is asked for now: the order of samples is kept.
+        reply: Reply = ray.get(self._fetching.popleft() if self._fetching else self._fetch(self._v))
+        while reply.sample is None and self._fetching:
+            reply = ray.get(self._fetching.popleft())
         if reply.sample is None:
             began = time.monotonic()
             self._later_train = ray.get(self._pace.release.remote(self._number))

@@ -63,7 +63,9 @@ def check_address(address: str, configured: str | None) -> None:
             connection.sendall(_PREFACE)
             frame = connection.recv(9)
     except (OSError, UnicodeError) as error:
-        reason = "no answer" if isinstance(error, TimeoutError) else (getattr(error, "strerror", None) or "no such host")
+        reason = (
+            "no answer" if isinstance(error, TimeoutError) else (getattr(error, "strerror", None) or "no such host")
+        )
         raise ConfigError(f"{name} {address}: nobody answers there ({reason}); {mend}") from None
     if len(frame) < 4 or frame[3] != _SETTINGS:
         raise ConfigError(f"{name} {address}: something answers there, but it is not a Ray head; {mend}")

@@ -13,6 +13,12 @@ import pytest
 from asyncdgl.trace import overlap
 
 SMALL = {"data": {"dataset": "synthetic"}, "model": {"width": 8}}
+# Passes of 30 ms and more, so that messages between processes (1 to 3 ms) hardly count.
+LARGE = {
+    "data": {"dataset": "synthetic", "image_size": 32},
+    "model": {"blocks": 6, "width": 16},
+    "batch_size": 64,
+}
 
 
 def passes_between(recorder, stage: int, start: float, end: float) -> list:
@@ -40,7 +46,7 @@ def test_a_stopped_stage_holds_nobody(run_ray) -> None:
         state["pid"] = next(p["pid"] for p in ray_run.outcome().processes if p["name"] == "stage 2")
         state["origin"] = lambda: ray_run._origin
 
-    tree = {**SMALL, "stages": 3, "pace": "free", "epochs": 30}
+    tree = {**SMALL, "stages": 3, "pace": "free", "epochs": 14}
     recorder = run_ray(tree, on_start=on_start, on_passes=stop_stage_2)
     state["thread"].join()
     stopped = state["stopped"]
@@ -51,7 +57,7 @@ def test_a_stopped_stage_holds_nobody(run_ray) -> None:
         assert during >= 0.8 * before, f"stage {stage}: {during:.0f} passes/s, {before:.0f} before"
     reuse = [r.times_sampled for r in passes_between(recorder, 3, stopped + 0.5, stopped + stop_s)]
     assert statistics.mean(reuse[-20:]) > statistics.mean(reuse[:20]) > 1
-    quota = 30 * 2048 // 32
+    quota = 14 * 2048 // 32
     assert [len(recorder.passes(j, "train")) for j in (1, 2, 3)] == [quota] * 3
     assert recorder.outcome.evaluation["test"]["accuracy"][-1] > 0.5
 
@@ -66,7 +72,7 @@ def steady_counts(recorder, stages: int) -> list[int]:
 
 @pytest.mark.ray
 def test_pace_profile_keeps_relative_speeds(run_ray) -> None:
-    tree = {**SMALL, "stages": 4, "epochs": 8, "delays": {"profile": "slow_stage2"}}
+    tree = {**SMALL, "stages": 4, "epochs": 5, "delays": {"profile": "slow_stage2"}}
     counts = steady_counts(run_ray(tree), 4)
     assert counts[0] >= 200
     others = statistics.mean([counts[0], counts[2], counts[3]])
@@ -76,10 +82,7 @@ def test_pace_profile_keeps_relative_speeds(run_ray) -> None:
 
 @pytest.mark.ray
 def test_two_stages_compute_at_the_same_time(run_ray) -> None:
-    # Passes long enough that messages between processes don't count.
-    model = {"width": 32, "blocks": 2, "downsample": []}
-    data = {"dataset": "synthetic", "image_size": 32}
-    recorder = run_ray({"data": data, "model": model, "stages": 2, "epochs": 2, "pace": "free"})
+    recorder = run_ray({**LARGE, "stages": 2, "epochs": 4, "pace": "free"})
     one, two = recorder.passes(1, "train"), recorder.passes(2, "train")
     begin, end = max(one[0].start_s, two[0].start_s), min(one[-1].end_s, two[-1].end_s)
     assert overlap(one, two) / (end - begin) >= 0.7
@@ -87,10 +90,8 @@ def test_two_stages_compute_at_the_same_time(run_ray) -> None:
 
 @pytest.mark.ray
 def test_pace_free_stretches_each_pass_by_its_slowdown(run_ray) -> None:
-    model = {"width": 32, "blocks": 2, "downsample": []}
-    data = {"dataset": "synthetic", "image_size": 32}
     delays = {"profile": "slow_stage2", "slowdown": 2}
-    tree = {"data": data, "model": model, "stages": 2, "epochs": 1, "pace": "free", "delays": delays}
+    tree = {**LARGE, "stages": 2, "epochs": 2, "pace": "free", "delays": delays}
     passes = run_ray(tree).passes(2, "train")[5:]
     other_waits = sum(s for r in passes[1:] for reason, s in r.waits.items() if reason != "slowdown")
     periods = passes[-1].start_s - passes[0].start_s - other_waits

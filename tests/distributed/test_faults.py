@@ -25,7 +25,7 @@ def test_a_killed_process_is_named(run_ray, victim) -> None:
             killed.append(pids[victim])
             os.kill(pids[victim], signal.SIGKILL)
 
-    with pytest.raises(StageFailed, match="stage [123]") as failure:
+    with pytest.raises(StageFailed, match=r"stage [123]") as failure:
         run_ray(SMALL, on_start=on_start, on_passes=kill)
     assert killed
     assert "died" in str(failure.value)

@@ -479,6 +479,30 @@ def test_one_problem(tree, problem) -> None:
     assert problem in found[0]
 
 
+@pytest.mark.parametrize(
+    ("at_the_limit", "beyond_it"),
+    [
+        ({"buffer": {"size": 4, "min_size": 4}}, {"buffer": {"size": 4, "min_size": 5}}),
+        ({"stages": 3, "model": {"blocks": 3}}, {"stages": 4, "model": {"blocks": 3}}),
+        ({"model": {"downsample": [4]}}, {"model": {"downsample": [5]}}),
+        ({"model": {"downsample": [1, 2]}}, {"model": {"downsample": [1, 2, 3]}}),
+        ({"delays": {"profile": "slow_stage4"}}, {"delays": {"profile": "slow_stage5"}}),
+        ({"delays": {"profile": {"links": {3: {}}}}}, {"delays": {"profile": {"links": {4: {}}}}}),
+        ({"batch_size": 2}, {"batch_size": 1}),
+        ({"seed": 2**63 - 1}, {"seed": 2**63}),
+        ({"data": {"validation": 0.999}}, {"data": {"validation": 1.0}}),
+        (
+            {"delays": {"profile": {"every_link": {"loss": 0.999}}}},
+            {"delays": {"profile": {"every_link": {"loss": 1}}}},
+        ),
+        ({"delays": {"profile": {"unit": "seconds"}}, "runtime": "sim"}, {"delays": {"profile": {"unit": "hours"}}}),
+    ],
+)
+def test_limits_are_allowed_and_no_more(at_the_limit, beyond_it) -> None:
+    parse_config(at_the_limit)
+    assert len(problems(beyond_it)) == 1
+
+
 def test_a_tree_that_is_no_mapping_is_refused() -> None:
     with pytest.raises(ValueError, match="RunConfig"):
         RunConfig.model_validate(3)
