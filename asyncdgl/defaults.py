@@ -17,11 +17,11 @@ _CIFAR_NETWORK = {"blocks": 6, "width": 128, "downsample": (2, 4), "aux": "mlp-s
 DATASET_DEFAULTS: dict[str, Tree] = {
     "digits": {
         "stages": 4,
-        "epochs": 20,
+        "epochs": 15,
         "batch_size": 32,
         "data": {"image_size": 8, "augment": False},
         "model": {"blocks": 4, "width": 16, "downsample": (2,), "aux": "mlp"},
-        "optim": {"lr": 0.05, "lr_decay_every": 8},
+        "optim": {"lr": 0.05, "lr_decay_every": 6},
     },
     "fashion-mnist": {
         "stages": 4,

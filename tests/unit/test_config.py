@@ -41,7 +41,7 @@ def problems(tree: dict[str, Any], given: tuple[str, ...] = ()) -> list[str]:
     [
         (
             "digits",
-            "4 stages, 20 epochs of 32, 8 pixels, blocks 4 x 16 (2,), mlp, lr 0.05 every 8, augment False",
+            "4 stages, 15 epochs of 32, 8 pixels, blocks 4 x 16 (2,), mlp, lr 0.05 every 6, augment False",
         ),
         (
             "fashion-mnist",
