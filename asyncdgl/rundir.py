@@ -109,6 +109,10 @@ class RunWriter:
         part.write_text(text, encoding="utf-8")
         part.replace(self.path / name)
 
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl so far."""
+        return _whole_lines(self.path / METRICS)
+
     def close(self) -> None:
         """Nothing more to write."""
         self._metrics.close()

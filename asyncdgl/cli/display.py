@@ -45,7 +45,7 @@ class RunDisplay:
         self._busy_s = dict.fromkeys(numbers, 0.0)
         self._last_s = 0.0
         self._update_ends: dict[int, list[float]] = {j: [] for j in numbers}
-        self._staleness: dict[int, deque[int]] = {j: deque(maxlen=RECENT_PASSES) for j in numbers}
+        self._sampled: dict[int, deque[tuple[float, int]]] = {j: deque(maxlen=RECENT_PASSES) for j in numbers}
 
     def __enter__(self) -> RunDisplay:
         if self._console.is_terminal:
@@ -72,9 +72,8 @@ class RunDisplay:
             self._last_s = max(self._last_s, r.end_s)
             if r.kind == TRAIN:
                 self._update_ends[r.stage].append(r.end_s)
-            if r.sampled_s is not None and r.source_update is not None:
-                completed = bisect_right(self._update_ends[r.stage - 1], r.sampled_s)
-                self._staleness[r.stage].append(max(0, completed - r.source_update - 1))
+                if r.sampled_s is not None and r.source_update is not None:
+                    self._sampled[r.stage].append((r.sampled_s, r.source_update))
 
     def progressed(self, stage: int, progress: Progress) -> None:
         """See ``Observer``."""
@@ -99,6 +98,11 @@ class RunDisplay:
 
     # --- Live table
 
+    def _recent_staleness(self, stage: int) -> list[int]:
+        """Of the last passes that the producer's reports reach already: they come in a moment apart."""
+        ends = self._update_ends.get(stage - 1, [])
+        return [bisect_right(ends, s) - update - 1 for s, update in self._sampled[stage] if ends and s <= ends[-1]]
+
     def _table(self) -> Table:
         elapsed = time.monotonic() - self._began
         title = f"{self._config.name}: {self._notice}, {elapsed:.0f} s"
@@ -106,7 +110,7 @@ class RunDisplay:
         for name in ("stage", "epoch", "updates", "loss", "train acc.", "test acc.", "busy", "staleness", ""):
             table.add_column(name, justify="right")
         for j, p in sorted(self._progress.items()):
-            stale = self._staleness[j]
+            stale = self._recent_staleness(j)
             table.add_row(
                 str(j),
                 f"{p.epoch}/{self._config.epochs}",

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 
 import psutil
 
 from asyncdgl.config import RunConfig
 from asyncdgl.errors import ConfigError
-from asyncdgl.nets.shape import entry_bytes
+from asyncdgl.nets.shape import entries_held, entry_bytes
+from asyncdgl.runtime.ray_cluster import SHARED_MEMORY
 
 SHARE_OF_MEMORY = 0.8
-SHARED_MEMORY = Path("/dev/shm")
 
 
 def buffer_bytes(config: RunConfig) -> list[int]:
-    """The most that each buffer will hold, encoded."""
-    return [config.buffer.size * size for size in entry_bytes(config, config.precision == "bf16")]
+    """The most that each buffer and the link before it will hold, encoded."""
+    sizes = entry_bytes(config, config.precision == "bf16")
+    return [count * size for count, size in zip(entries_held(config), sizes, strict=True)]
 
 
 def usable_bytes(config: RunConfig) -> int:
@@ -37,8 +37,9 @@ def check_memory(config: RunConfig) -> None:
     need, usable = sum(buffer_bytes(config)), usable_bytes(config)
     if need <= usable:
         return
-    fits = usable // sum(entry_bytes(config, config.precision == "bf16"))
-    mend = f"--buffer-size {fits} would fit" if fits else "not even one mini-batch fits"
+    one_each = sum(entry_bytes(config, config.precision == "bf16"))
+    fits = config.buffer.size - -(-(need - usable) // one_each)
+    mend = f"--buffer-size {fits} would fit" if fits > 0 else "not even one mini-batch fits"
     raise ConfigError(
         f"buffer.size {config.buffer.size}: the buffers would need {megabytes(need)}, but this machine can give "
         f"{megabytes(usable)}; {mend} (or a smaller --batch-size or --width, or --codec bf16 or int8)"

@@ -53,13 +53,13 @@ class Session:
         self._signals.install()
         try:
             data, dataset = self._prepare_data()
+            section = self._config.data.model_copy(update={"mean": dataset.mean, "std": dataset.std})
+            self._config = self._config.model_copy(update={"data": section})
+            with self._signals.deferred():
+                code = self._run_in_directory(data, dataset)
         except Interrupted as interrupt:
             click.echo(f"Stopped by {interrupt} before anything was computed.", err=True)
             return interrupt.exit_code
-        section = self._config.data.model_copy(update={"mean": dataset.mean, "std": dataset.std})
-        self._config = self._config.model_copy(update={"data": section})
-        with self._signals.deferred():
-            code = self._run_in_directory(data, dataset)
         if code in STOPPED:
             end_process(code)
         return code
@@ -75,7 +75,8 @@ class Session:
     def _run_in_directory(self, data: Path, dataset: Dataset) -> int:
         self._out_existed = self._out is not None and self._out.exists()
         self._path = make_run_dir(self._out, self._config.name)
-        self._writer = RunWriter(self._path)
+        # Ray starts in another working directory, where the path that the user sees would lead elsewhere.
+        self._writer = RunWriter(self._path.absolute())
         self._environment = describe_environment(self._config, dataset.sha256)
         self._signals.emergency = self._give_up
         status, code, message = "failed", 1, None
@@ -98,6 +99,7 @@ class Session:
                 raise
             except Exception as error:
                 message = self._explain(error)
+        self._signals.disarm()
         summary = self._summarise(status, message)
         self._writer.write_summary(summary)
         self._writer.close()
@@ -126,7 +128,7 @@ class Session:
 
     def _train_on_ray(self, data: Path, display: RunDisplay) -> None:
         display.noticed("starting Ray")
-        with ray_cluster(self._config, self._path):
+        with ray_cluster(self._config, self._writer.path):
             from asyncdgl.runtime.ray_runtime import RayRun
 
             self._signals.take()
@@ -164,17 +166,15 @@ class Session:
             tail = file.read().decode(errors="replace")
         return self._writer.write_log(f"{process.replace(' ', '-')}.log", tail)
 
-    def _summarise(self, status: str, message: str | None, outcome: bool = True) -> dict[str, Any]:
+    def _summarise(self, status: str, message: str | None) -> dict[str, Any]:
         wall_seconds = time.monotonic() - self._began
-        return make_summary(
-            self._config, self._writer, self._outcome if outcome else None, status, message, wall_seconds
-        )
+        return make_summary(self._config, self._writer, self._outcome, status, message, wall_seconds)
 
     def _give_up(self, code: int) -> None:
         """The main thread did not get to its end in time: write the least, and end what would outlive this process."""
         end_local_cluster()
-        if not (self._path / SUMMARY).exists():
-            self._writer.write_summary(self._summarise(STOPPED[code], None, outcome=False))
+        if not (self._writer.path / SUMMARY).exists():
+            self._writer.write_summary(self._summarise(STOPPED[code], None))
 
     def _draw(self) -> None:
         from asyncdgl.study.figures import draw_figures

@@ -8,7 +8,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
@@ -43,6 +42,7 @@ class Signals:
         self._seen = False
         self._deferred = False
         self._pending: int | None = None
+        self._disarmed = threading.Event()
         self.emergency: Callable[[int], None] = lambda code: None
 
     def install(self) -> None:
@@ -69,12 +69,22 @@ class Signals:
             raise Interrupted(number)
 
     def _watch(self, heard: socket.socket) -> None:
-        number = 0
-        while number not in (signal.SIGINT, signal.SIGTERM):
-            number = heard.recv(1)[0]
-        time.sleep(GRACE_S)
-        self.emergency(128 + number)
+        number = _next_stop(heard)
+        heard.settimeout(GRACE_S)
+        try:
+            _next_stop(heard)  # the second signal, also while the main thread can't hear it
+        except TimeoutError:
+            if self._disarmed.is_set():
+                return
+            try:
+                self.emergency(128 + number)
+            finally:
+                os._exit(128 + number)
         os._exit(128 + number)
+
+    def disarm(self) -> None:
+        """Nothing can hang any more: from now on the main thread may take the time that it needs."""
+        self._disarmed.set()
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
@@ -90,6 +100,13 @@ class Signals:
         number, self._pending = self._pending, None
         if number is not None:
             raise Interrupted(number)
+
+
+def _next_stop(heard: socket.socket) -> int:
+    number = 0
+    while number not in (signal.SIGINT, signal.SIGTERM):
+        number = heard.recv(1)[0]
+    return number
 
 
 def end_process(code: int) -> None:

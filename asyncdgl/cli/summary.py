@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from asyncdgl.config import RunConfig
-from asyncdgl.metrics import stage_summaries
+from asyncdgl.metrics import StageEnd, stage_summaries
 from asyncdgl.rundir import TRACE, RunWriter
 from asyncdgl.runtime.base import Outcome
-from asyncdgl.trace import TRAIN, read_trace
+from asyncdgl.trace import FORWARD, TRAIN, PassRecord, read_trace
 
 
 def make_summary(
@@ -30,6 +30,8 @@ def make_summary(
     evaluation = outcome.evaluation["test"] if outcome is not None and outcome.evaluation is not None else None
     accuracy = evaluation["accuracy"] if evaluation else [None] * last
     images = config.batch_size * sum(r.stage == last and r.kind == TRAIN for r in records)
+    ends = {j: _end_from_trace(j, records, writer) for j in range(1, last + 1)} if records else {}
+    ends.update(outcome.ends if outcome else {})
     summary: dict[str, Any] = {
         "status": status,
         "algorithm": config.algorithm,
@@ -39,7 +41,7 @@ def make_summary(
         "wall_seconds": wall_seconds,
         "train_seconds": seconds,
         "images_per_second": images / seconds if seconds else 0.0,
-        "stages": stage_summaries(records, outcome.ends, seconds, accuracy) if outcome else [],
+        "stages": stage_summaries(records, ends, seconds, accuracy),
         "buffers": outcome.buffers if outcome else [],
         "faults": [],
     }
@@ -48,3 +50,10 @@ def make_summary(
     if error is not None:
         summary["error"] = error
     return summary
+
+
+def _end_from_trace(stage: int, records: list[PassRecord], writer: RunWriter) -> StageEnd:
+    """What is known of a stage that could not say it itself."""
+    kinds = [r.kind for r in records if r.stage == stage]
+    epochs = [line["epoch"] for line in writer.metrics() if line["kind"] == "epoch" and line["stage"] == stage]
+    return StageEnd(kinds.count(TRAIN), kinds.count(FORWARD), max(epochs, default=0), None)

@@ -37,6 +37,15 @@ def cut(blocks: int, stages: int) -> list[range]:
     return [range(start, end) for start, end in itertools.pairwise(ends)]
 
 
+def entries_held(config: RunConfig) -> list[int]:
+    """The most mini-batches that each hop holds: the buffer's, and those on the way where its link takes time."""
+    links = [config.profile.link(j) for j in range(1, config.trained_stages)]
+    on_the_way = [
+        link.max_in_flight if link.has_delay and config.replay.on_full == "overwrite" else 0 for link in links
+    ]
+    return [config.buffer.size + count for count in on_the_way]
+
+
 def entry_bytes(config: RunConfig, bf16: bool) -> list[int]:
     """Encoded bytes of one mini-batch in each buffer, labels included, from the first hop to the last."""
     if config.algorithm == "backprop":

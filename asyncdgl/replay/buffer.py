@@ -86,9 +86,9 @@ class ReplayBuffer:
             self._take_arrivals(now)
         if self._link.send(entry, now, unit):
             self._reserved.discard(entry.source.name)
-            self.peak_bytes = max(self.peak_bytes, self.nbytes)
             if not self._link.has_delay:
                 self._take_arrivals(now)
+            self.peak_bytes = max(self.peak_bytes, self.nbytes)
 
     def drop(self, name: PassName) -> None:
         """Count an entry that the producer did not send, because nobody reads it any more."""

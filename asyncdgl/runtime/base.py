@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from asyncdgl.batch import ActivationBatch, PassName, Provenance
 from asyncdgl.config import RunConfig
 from asyncdgl.delays.clock import ProfileClock
+from asyncdgl.errors import StageFailed
 from asyncdgl.metrics import EpochMeter, StageEnd
 from asyncdgl.replay.buffer import ReplayBuffer, Sample
 from asyncdgl.replay.entry import Entry
@@ -198,9 +200,15 @@ class StagePasses:
         start_s = self._clock()
         batch = self._input(sample)
         loss: float | None = None
+        lr = self.stage.lr
         if kind == TRAIN:
             result = self.stage.train(batch)
             output, loss = result.output, result.loss
+            if not math.isfinite(loss):
+                raise StageFailed(
+                    f"stage {self.number}: the loss is {loss} at its update {updates}: use a smaller --lr",
+                    f"stage {self.number}",
+                )
             self._meter.add(result.loss, result.correct)
         else:
             output = self.stage.forward(batch)
@@ -223,7 +231,7 @@ class StagePasses:
             waits=dict(waits),
             loss=loss,
         )
-        return Passed(record, entry, self._complete_epoch(record) if kind == TRAIN else None)
+        return Passed(record, entry, self._complete_epoch(record, lr) if kind == TRAIN else None)
 
     def _input(self, sample: Sample | None) -> ActivationBatch:
         from asyncdgl.replay.codecs import decode
@@ -239,7 +247,7 @@ class StagePasses:
         payload = encode(self._config.buffer.codec, output, batch.y)
         return Entry(source, payload, payload_bytes(payload))
 
-    def _complete_epoch(self, record: PassRecord) -> EpochEnd | None:
+    def _complete_epoch(self, record: PassRecord, lr: float) -> EpochEnd | None:
         if self.stage.updates % self._updates_per_epoch:
             return None
         epoch = self.stage.completed_epochs
@@ -250,7 +258,7 @@ class StagePasses:
             "updates": self.stage.updates,
             "loss": self._meter.loss,
             "accuracy": self._meter.accuracy,
-            "lr": self.stage.lr,
+            "lr": lr,
             "end_s": record.end_s,
         }
         self._meter.reset()

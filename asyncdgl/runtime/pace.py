@@ -42,6 +42,7 @@ class Pace:
 
     def expect(self, stage: int, time: float) -> None:
         """Stage ``stage`` waits for an entry that arrives at ``time``; from then on it is able to move."""
+        self._moving.pop(stage, None)
         self._awaited[stage] = time
         self._advance()
 

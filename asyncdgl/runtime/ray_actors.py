@@ -20,6 +20,7 @@ import ray
 import asyncdgl
 from asyncdgl.batch import PassName, Provenance
 from asyncdgl.config import RunConfig
+from asyncdgl.delays.clock import PassLength
 from asyncdgl.errors import SampleBlocked
 from asyncdgl.metrics import StageEnd
 from asyncdgl.replay.buffer import Sample
@@ -72,9 +73,16 @@ def steps_clock(config: RunConfig, after_stage: int) -> bool:
 
 @dataclass(frozen=True)
 class Start:
-    """Answer to a stage that wants to start a pass: its clock if it may, and whether a later stage still trains."""
+    """Answer to a stage that wants to start a pass.
+
+    Attributes:
+        clock: at which the pass starts; None if it may not yet.
+        waited_s: how long the answer was held back; without the messages themselves.
+        later_stages_train: whether a later stage still trains.
+    """
 
     clock: float | None
+    waited_s: float
     later_stages_train: bool
 
 
@@ -94,12 +102,14 @@ class PaceActor:
 
     async def start(self, stage: int, v: float) -> Start:
         """Wait until pass with clock ``v`` may start, or for a while."""
+        began = time.monotonic()
         clock = self._pace.request(stage, v)
+        granted_at_once = clock is not None
         await self._notify()
-        deadline = time.monotonic() + WAIT_S
-        while clock is None and await self._wait(deadline):
+        while clock is None and await self._wait(began + WAIT_S):
             clock = self._pace.request(stage, v)
-        return Start(clock, self._later(stage))
+        waited_s = 0.0 if granted_at_once else time.monotonic() - began
+        return Start(clock, waited_s, self._later(stage))
 
     async def release(self, stage: int) -> bool:
         """The stage waits for something else; returns whether a later stage still trains."""
@@ -289,7 +299,9 @@ class StageActor:
         self._stopped = False
         self._ready = _Ready()
         self._fetching: deque[Any] = deque()
-        self._last_length = self._lengths.length(0)
+        self._last_length = PassLength(1.0, 0.0)
+        self._last_compute_s: float | None = None
+        self._stretched_at = 0.0
 
     def hello(self) -> Line:
         """See ``hello``; with what the bits of a run depend on."""
@@ -323,13 +335,13 @@ class StageActor:
 
     def _try_pass(self) -> Passed | None:
         """Come one wait or one pass further."""
-        kind = self._passes.next_kind(self._later_train)
-        if kind is None:
+        if self._passes.next_kind(self._later_train) is None:
             self._stop()
             return None
         if not self._has_place() or not self._has_input() or not self._may_start():
             return None
-        return self._make_pass(kind)
+        kind = self._passes.next_kind(self._later_train)  # a later stage may have ended in the meantime
+        return None if kind is None else self._make_pass(kind)
 
     # Each of these waits a bounded time and keeps what it has got; True once the pass has what it needs.
 
@@ -367,12 +379,12 @@ class StageActor:
 
     def _may_start(self) -> bool:
         if self._config.pace == "free":
+            self._stretch()
             return True
-        began = time.monotonic()
-        start = ray.get(self._pace.start.remote(self._number, self._v))
-        waited = time.monotonic() - began
+        start: Start = ray.get(self._pace.start.remote(self._number, self._v))
         self._later_train = start.later_stages_train
-        self._ready.waits[self._why_paced()] += waited
+        if start.waited_s > 0:
+            self._ready.waits[self._why_paced()] += start.waited_s
         if start.clock is None:
             return False
         self._v = start.clock
@@ -382,7 +394,7 @@ class StageActor:
         """A stage that its own profile slows waits for that; another one waits for slower stages."""
         if self._last_length.pause > 0 and self._config.profile.unit == "steps":
             return "pause"
-        return "slowdown" if self._lengths.delay.slowdown > 1 else "pace"
+        return "slowdown" if self._lengths.delay.slowdown > 1 and self._last_length.step > 1 else "pace"
 
     def _make_pass(self, kind: str) -> Passed:
         ready, self._ready = self._ready, _Ready()
@@ -395,7 +407,6 @@ class StageActor:
         pause_steps = length.pause if self._config.profile.unit == "steps" else 0.0
         next_v = self._v + length.step + pause_steps
         self._fetch_ahead(next_v)
-        began = time.monotonic()
         passed = self._passes.run(kind, sample, sampled_s, ready.waits)
         compute_s = passed.record.end_s - passed.record.start_s
         self._note_pass_time(compute_s)
@@ -407,7 +418,8 @@ class StageActor:
                 self._out.send(passed.entry, next_v, self._unit_s())
         if not self._passes.is_training:
             self._later_train = ray.get(self._pace.trained.remote(self._number))
-        self._sleep_for_delays(length.step, length.pause, compute_s, time.monotonic() - began)
+        self._last_compute_s = compute_s
+        self._pause(length.pause)
         return passed
 
     # --- Delays in seconds
@@ -426,14 +438,25 @@ class StageActor:
             return 1.0
         return self._step_s
 
-    def _sleep_for_delays(self, step: float, pause: float, compute_s: float, spent_s: float) -> None:
-        """Stretch a pass to S_j times its computing (pace ``free``), and pause where that passes in real time."""
-        profile_paced = self._config.pace == "profile"
-        if not profile_paced and (step != 1 or self._owed_s != 0):
-            # What the pass took besides computing counts towards its stretch; a debt or credit carries over, so that
-            # the mean is right where a draw is below one or a sleep runs over.
-            self._owed_s += step * compute_s - spent_s
+    def _stretch(self) -> None:
+        """Pace ``free``: sleep until the last pass has taken S_j times its computing, from start to start.
+
+        Waits for others don't count, but whatever else the stage did since does: messages take part of the stretch. A
+        debt or credit carries over, so that the mean is right where a draw is below one or a sleep runs over.
+        """
+        step = self._last_length.step
+        if self._last_compute_s is not None and (step != 1 or self._owed_s != 0):
+            elapsed_s = time.monotonic() - self._stretched_at - sum(self._ready.waits.values())
+            self._owed_s += step * self._last_compute_s - elapsed_s
+            if self._lengths.delay.step_law == "constant":
+                self._owed_s = max(self._owed_s, -self._last_compute_s)  # no credit for ever where messages take more
             self._owed_s -= self._sleep("slowdown", self._owed_s)
+        self._last_compute_s = None
+        self._stretched_at = time.monotonic()
+
+    def _pause(self, pause: float) -> None:
+        """Pause after a pass, where that passes in real time."""
+        profile_paced = self._config.pace == "profile"
         if pause > 0 and not (profile_paced and self._config.profile.unit == "steps"):
             if profile_paced:
                 ray.get(self._pace.release.remote(self._number))
@@ -505,7 +528,7 @@ class _Outbox:
         self._queue: deque[tuple[Entry, float, float]] = deque()
         self._limit = config.profile.link(number).max_in_flight
         self._wire: list[Any] = []
-        self._dropped: list[int] = []
+        self._dropped: list[PassName] = []
 
     def reserve(self, name: PassName, wait: bool) -> bool:
         """See ``BufferActor.reserve``."""
@@ -513,18 +536,23 @@ class _Outbox:
 
     def send(self, entry: Entry, now: float, unit: float) -> None:
         """Send, or queue where too many calls are unanswered."""
+        self._pump(timeout=0)
         self._queue.append((entry, now, unit))
         if not self.blocks and len(self._queue) + len(self._wire) > self._limit:
             oldest, _, _ = self._queue.popleft()
-            self._dropped.append(oldest.source.name.step)
+            self._dropped.append(oldest.source.name)
         self._pump(timeout=0)
 
     def drop(self, name: PassName) -> None:
         """Tell the buffer of an entry that is not sent."""
+        self._pump(timeout=0)
         self._wire.append(self._buffer.drop.remote(name))
 
     def flush(self) -> None:
         """Wait until everything was taken."""
+        for name in self._dropped:
+            self.drop(name)
+        self._dropped = []
         while self._wire or self._queue:
             self._pump(timeout=None)
 
@@ -534,7 +562,7 @@ class _Outbox:
             ray.get(done)  # raises what the buffer raised
         while self._queue and len(self._wire) < UNACKNOWLEDGED:
             entry, now, unit = self._queue.popleft()
-            dropped, self._dropped = self._dropped, []
+            dropped, self._dropped = [name.step for name in self._dropped], []
             call = self._buffer.insert.remote(entry.source, entry.payload, entry.nbytes, now, unit, dropped)
             self._wire.append(call)
 

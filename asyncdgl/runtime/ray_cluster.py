@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
@@ -22,12 +23,13 @@ import psutil
 
 from asyncdgl.config import RunConfig
 from asyncdgl.errors import ConfigError
-from asyncdgl.nets.shape import entry_bytes
+from asyncdgl.nets.shape import entries_held, entry_bytes
 
 PROBE_S = 2.0
 LOCAL_MARK = "ASYNCDGL_LOCAL_CLUSTER"
 """Environment variable that every process of a local cluster carries, with a value that only this run knows."""
 
+SHARED_MEMORY = Path("/dev/shm")
 SMALL_CPUS = 0.05
 """What an actor that hardly computes asks for; with 0 it might ignore its placement group."""
 
@@ -91,8 +93,11 @@ def ray_cluster(config: RunConfig, empty_dir: Path) -> Iterator[None]:
             yield
         return
     # Besides what the buffers hold, the store has what is on the wire and what is being read.
-    need = sum(size * (config.buffer.size + 16) for size in entry_bytes(config, config.precision == "bf16"))
+    sizes = entry_bytes(config, config.precision == "bf16")
+    need = sum(size * (count + 16) for count, size in zip(entries_held(config), sizes, strict=True))
     store = max(150_000_000, int(1.2 * need) + 100_000_000)
+    if SHARED_MEMORY.is_dir():  # a store larger than that would move to the disk
+        store = min(store, int(0.9 * shutil.disk_usage(SHARED_MEMORY).free))
     cpus = math.ceil(config.stages * (1 + SMALL_CPUS) + 2 * SMALL_CPUS)
     with local_cluster(cpus, 1 if config.device == "cuda" else 0, store, empty_dir):
         yield

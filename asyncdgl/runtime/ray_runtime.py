@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
@@ -28,6 +29,7 @@ CHUNKS_AHEAD = 2
 POLL_S = 0.2
 START_LIMIT_S = 180.0
 PLACEMENT_LIMIT_S = 20.0
+COUNT_LIMIT_S = 0.4
 STOP_LIMIT_S = 1.2
 """How long an interrupted run waits for its stages' last words."""
 
@@ -69,7 +71,8 @@ class RayRun:
             StageFailed: one of them died, or runs another asyncdgl than this process.
         """
         config = self._config
-        gpu = 1.0 if config.device == "cuda" else 0.0
+        # One GPU for all: the stages and the evaluator. Rounded down, or the last would have no place.
+        gpu = math.floor(1000 / (len(self._numbers) + 1)) / 1000 if config.device == "cuda" else 0.0
         self._place(gpu)
         self._pace = self._actor(PaceActor, 0, SMALL_CPUS).remote(config)
         pending = {"the pace keeper": self._pace.hello.remote()}
@@ -77,20 +80,19 @@ class RayRun:
             if j < len(self._numbers):
                 self._buffers[j] = self._actor(BufferActor, j + 1, SMALL_CPUS).remote(config, j, self._pace)
                 pending[f"buffer {j}"] = self._buffers[j].hello.remote()
-            actor = self._actor(StageActor, j, 1, gpu / len(self._numbers))
+            actor = self._actor(StageActor, j, 1, gpu)
             upstream, downstream = self._buffers.get(j - 1), self._buffers.get(j)
             self._stages[j] = actor.remote(config, self._data, j, upstream, downstream, self._pace)
             pending[f"stage {j}"] = self._stages[j].hello.remote()
-        self._evaluator = self._actor(EvaluationActor, 0, SMALL_CPUS).remote(config, self._data)
+        self._evaluator = self._actor(EvaluationActor, 0, SMALL_CPUS, gpu).remote(config, self._data)
         pending["the evaluator"] = self._evaluator.hello.remote()
         self._greet(pending)
 
     def _place(self, gpu: float) -> None:
-        share = math.floor(1000 * gpu / len(self._numbers)) / 1000
-        side = {"CPU": 2 * SMALL_CPUS}
-        bundles = [side] + [{"CPU": 1 + SMALL_CPUS, **({"GPU": share} if share else {})} for _ in self._numbers]
+        more = {"GPU": gpu} if gpu else {}
+        bundles = [{"CPU": 2 * SMALL_CPUS, **more}] + [{"CPU": 1 + SMALL_CPUS, **more} for _ in self._numbers]
         self._group = placement_group(bundles, strategy="PACK")
-        needs = f"{sum(b['CPU'] for b in bundles):g} CPU" + (f" and {gpu:g} GPU" if gpu else "")
+        needs = f"{sum(b['CPU'] for b in bundles):g} CPU" + (" and 1 GPU" if gpu else "")
         wait_for_placement(self._group, needs, PLACEMENT_LIMIT_S)
 
     def _actor(self, cls: type, bundle: int, cpus: float, gpus: float = 0.0) -> Any:
@@ -98,7 +100,7 @@ class RayRun:
         strategy = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=bundle)
         options: dict[str, Any] = {"num_cpus": cpus, "scheduling_strategy": strategy}
         if gpus:
-            options["num_gpus"] = math.floor(1000 * gpus) / 1000
+            options["num_gpus"] = gpus
         if cls in (PaceActor, BufferActor):
             options["max_concurrency"] = 1000  # waiting calls are cheap: a stage has a few at a time
         return ray.remote(cls).options(**options)
@@ -183,13 +185,16 @@ class RayRun:
         calls = {j: actor.finish.remote() for j, actor in self._stages.items()}
         final: dict[int, Any] = {}
         deadline = None if limit_s is None else time.monotonic() + limit_s
+        # A run that ends early tells what it can: one that does not answer must not silence the others.
+        tolerated = (TimeoutError,) if limit_s is None else (TimeoutError, StageFailed)
         for j, ref in calls.items():
-            with contextlib.suppress(TimeoutError):
+            with contextlib.suppress(*tolerated):
                 end, published = self._get(ref, f"stage {j}", "ending", deadline and _left(deadline))
                 self._outcome.ends[j], final[j] = end, published[0]
         counts = {j: buffer.statistics.remote() for j, buffer in self._buffers.items()}
+        deadline = None if limit_s is None else time.monotonic() + COUNT_LIMIT_S
         for j, ref in counts.items():
-            with contextlib.suppress(TimeoutError):
+            with contextlib.suppress(*tolerated):
                 statistics = self._get(ref, f"buffer {j}", "ending", deadline and _left(deadline))
                 reader: StageEnd | None = self._outcome.ends.get(j + 1)
                 unused = reader.fetched_unused if reader else 0
@@ -207,6 +212,17 @@ class RayRun:
                 ray.kill(actor)
         with contextlib.suppress(Exception):
             remove_placement_group(self._group)
+
+    def _dead_process(self) -> str | None:
+        """The first of this machine's processes of the run that lives no more."""
+        here = hello()["node"]
+        for process in self._outcome.processes:
+            try:
+                if process["node"] == here and psutil.Process(process["pid"]).status() == psutil.STATUS_ZOMBIE:
+                    return str(process["name"])
+            except psutil.NoSuchProcess:
+                return str(process["name"])
+        return None
 
     def _get(self, ref: Any, who: str, doing: str, timeout: float | None = None) -> Any:
         """A call's result; a process that died or raised becomes one clear error."""
@@ -227,8 +243,12 @@ class RayRun:
                 raise StageFailed(
                     f"{who}, {doing}: the object store is full; use a smaller --buffer-size", who
                 ) from None
+            if isinstance(cause, StageFailed):
+                raise StageFailed(str(cause), who) from None
             if isinstance(cause, ray.exceptions.RayActorError):
-                raise StageFailed(f"{who}, {doing}: a process that it uses died ({_first_line(cause)})", who) from None
+                dead = self._dead_process()
+                named = f"the process of {dead} died" if dead else "a process that it uses died"
+                raise StageFailed(f"{who}, {doing}: {named} ({_first_line(cause)})", dead or who) from None
             raise StageFailed(f"{who}, {doing}: {type(cause).__name__}: {_first_line(cause)}", who) from error
 
 

@@ -135,7 +135,9 @@ class Simulation:
             self._evaluate(epoch, final=False)
 
     def _evaluate(self, epoch: int, final: bool) -> None:
+        began = time.perf_counter()
         self._evaluation = self._evaluator.evaluate([self._published[j] for j in self._numbers], self._check)
+        self._began += time.perf_counter() - began  # evaluation is no training time; under ray it runs beside it
         self._observer.evaluated(evaluation_line(self._evaluation, epoch, self._seconds(), final))
 
     def outcome(self) -> Outcome:

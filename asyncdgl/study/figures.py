@@ -179,4 +179,5 @@ def draw_staleness(run: Run) -> Figure:
         axes.set(ylabel=what)
         axes.set_ylim(bottom=0)
     figure.suptitle(f"{run.config.name}: age and reuse of what each stage learns from")
+    figure.supxlabel("line: median; box: middle half; whiskers: 5 to 95 %; triangle: mean", fontsize="small")
     return figure

@@ -255,7 +255,7 @@ def test_dry_run_without_buffers_says_so(cwd: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "wanted"),
     [
-        ([], (20, 10, 0.05)),
+        ([], (15, 10, 0.05)),
         (["--config", "c.yaml"], (3, 30, 0.3)),
         (["--set", "epochs=4", "--set", "buffer.size=40", "--set", "optim.lr=0.4"], (4, 40, 0.4)),
         (["--epochs", "5", "--buffer-size", "50", "--lr", "0.5"], (5, 50, 0.5)),
