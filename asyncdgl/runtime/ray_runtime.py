@@ -19,8 +19,9 @@ from asyncdgl.config import RunConfig
 from asyncdgl.errors import StageFailed
 from asyncdgl.metrics import EvaluationSchedule, StageEnd
 from asyncdgl.runtime.base import Observer, Outcome, evaluation_line
-from asyncdgl.runtime.ray_actors import BufferActor, Chunk, EvaluationActor, PaceActor, StageActor, hello
+from asyncdgl.runtime.ray_actors import BufferActor, EvaluationActor, PaceActor, hello
 from asyncdgl.runtime.ray_cluster import SMALL_CPUS, wait_for_placement
+from asyncdgl.runtime.ray_stage import Chunk, StageActor
 
 CHUNK_S = 0.25
 CHUNKS_AHEAD = 2
