@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 import os
+import statistics
 import subprocess
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ from scipy import stats
 HERE = Path(__file__).parent
 MARK = "ASYNCDGL_EXPERIMENT"  # an environment variable that a run's processes inherit
 POLL_S = 2.0
+SAMPLES = 5
 
 
 def memory_of_run(mark: str) -> int:
@@ -50,13 +52,12 @@ def one_run(runtime: str, seed: int, data: Path, out: Path) -> dict[str, Any]:
     command = ["asyncdgl", "run", "--config", str(HERE / "config.yaml"), "--runtime", runtime, "--seed", str(seed)]
     command += ["--data-dir", str(data), "--out", str(run)]
     process = subprocess.Popen(command, env={**os.environ, MARK: str(run)}, stdout=subprocess.DEVNULL)
-    after_first, last = None, None
+    samples: list[int] = []
     while process.poll() is None:
         time.sleep(POLL_S)
         done = epochs_done(run, 6)
-        if runtime == "ray" and done >= 1:
-            last = memory_of_run(str(run)) if process.poll() is None and done < 3 else last
-            after_first = after_first or last
+        if runtime == "ray" and 1 <= done < 3 and process.poll() is None:
+            samples.append(memory_of_run(str(run)))
     summary = json.loads((run / "summary.json").read_text())
     return {
         "runtime": runtime,
@@ -67,8 +68,9 @@ def one_run(runtime: str, seed: int, data: Path, out: Path) -> dict[str, Any]:
         "heads": [s["test_accuracy"] for s in summary["stages"]],
         "staleness": [s["staleness"]["mean"] for s in summary["stages"]],
         "train_seconds": summary["train_seconds"],
-        "memory_after_epoch_1": after_first,
-        "memory_at_end": last,
+        # Medians of ten seconds: what is on the wire at one instant comes and goes.
+        "memory_after_epoch_1": statistics.median(samples[:SAMPLES]) if samples else None,
+        "memory_at_end": statistics.median(samples[-SAMPLES:]) if samples else None,
     }
 
 
@@ -78,8 +80,12 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, required=True, help="CIFAR-10 as an image folder")
     parser.add_argument("--out", type=Path, required=True, help="where the run directories go")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", choices=("sim", "ray"), help="one run of this runtime, with the last seed; prints it")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
+    if options.only:
+        print(json.dumps(one_run(options.only, options.seeds - 1, options.data_dir, options.out), indent=2))
+        return
     runs = [
         one_run(runtime, seed, options.data_dir, options.out)
         for seed in range(options.seeds)
