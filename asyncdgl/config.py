@@ -13,8 +13,8 @@ from asyncdgl.delays.profile import DelayProfile, built_in_profile
 from asyncdgl.errors import ConfigError
 
 Dataset = Literal["digits", "fashion-mnist", "cifar10", "image-folder", "synthetic"]
-Algorithm = Literal["async-dgl", "sync-dgl", "backprop"]
-Runtime = Literal["ray", "sim"]
+Algorithm = Literal["async-dgl", "sync-dgl", "sequential-dgl", "backprop"]
+Runtime = Literal["ray", "sim", "virtual"]
 Sampler = Literal["priority_lifo", "lifo", "fifo", "uniform"]
 Codec = Literal["none", "bf16", "int8"]
 Aux = Literal["mlp", "mlp-sr", "cnn"]
@@ -87,7 +87,7 @@ class BufferConfig(_Part):
     max_age: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="producer's steps after which an entry leaves"
     )
-    prefetch: int = Field(default=1, ge=0, le=16, description="entries that a reader fetches ahead (ray)")
+    prefetch: int = Field(default=1, ge=0, le=16, description="entries that a reader fetches ahead (ray, virtual)")
 
 
 class OptimConfig(_Part):
@@ -105,19 +105,19 @@ class OptimConfig(_Part):
     lr_decay_factor: float = _number(5.0, "what the learning rate is divided by", ge=1)
 
 
-PROFILE_TAGS = ("<name>", "<inline>")
-"""Which of its two forms delays.profile has: pydantic puts the tag into the place that an error names."""
+FORM_TAGS = ("<name>", "<inline>")
+"""Which of two forms a value has, a word or its content: pydantic puts the tag into the place that an error names."""
 
 
-def _profile_kind(value: Any) -> str:
-    return PROFILE_TAGS[0] if isinstance(value, str) else PROFILE_TAGS[1]
+def _form(value: Any) -> str:
+    return FORM_TAGS[0] if isinstance(value, str) else FORM_TAGS[1]
 
 
 class DelaysConfig(_Part):
     """Simulated delays."""
 
     profile: Annotated[
-        Annotated[str, Tag("<name>")] | Annotated[DelayProfile, Tag("<inline>")], Discriminator(_profile_kind)
+        Annotated[str, Tag("<name>")] | Annotated[DelayProfile, Tag("<inline>")], Discriminator(_form)
     ] = Field(default="none", description="delay profile: a name that `asyncdgl profiles` lists, or a YAML file")
     slowdown: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = Field(
         default=None, description="S of the profiles slow_stage<N>; null for 2"
@@ -128,6 +128,28 @@ class DelaysConfig(_Part):
         if isinstance(self.profile, DelayProfile):
             return self.profile
         return built_in_profile(self.profile, self.slowdown)
+
+
+class PassTimes(_Part):
+    """What one pass of a stage takes without any delay, in seconds."""
+
+    train: float = Field(gt=0, allow_inf_nan=False, description="a pass with an update")
+    forward: float = Field(gt=0, allow_inf_nan=False, description="a forward-only pass")
+
+
+class VirtualConfig(_Part):
+    """The virtual runtime: how long passes take, and whether anything is computed."""
+
+    step_times: Annotated[
+        Annotated[Literal["measure"], Tag("<name>")] | Annotated[tuple[PassTimes, ...] | None, Tag("<inline>")],
+        Discriminator(_form),
+    ] = Field(
+        default=None,
+        description="seconds of an undelayed pass: a list of {train, forward}, one for each stage or one for all; "
+        "measure: measured here, all stages computing at once; null: a pass takes one step, and times are in steps",
+    )
+    train: bool = Field(default=True, description="false: no arithmetic, only who reads which entry when")
+    batches: int = Field(default=100, ge=1, description="mini-batches of an epoch, where train is false")
 
 
 class RayConfig(_Part):
@@ -149,7 +171,10 @@ class RunConfig(_Part):
 
     name: str = Field(default="", max_length=80, pattern=r"^[A-Za-z0-9_][A-Za-z0-9._+-]*$", description="of the run")
     algorithm: Algorithm = Field(default="async-dgl", description="how the stages learn together")
-    runtime: Runtime = Field(default="ray", description="ray: real processes; sim: one deterministic process")
+    runtime: Runtime = Field(
+        default="ray",
+        description="ray: real processes; sim: the paper's loops in one process; virtual: one process in virtual time",
+    )
     pace: Literal["profile", "free"] = Field(
         default="profile", description="profile: relative speeds as the delay profile says; free: as fast as possible"
     )
@@ -167,6 +192,7 @@ class RunConfig(_Part):
     buffer: BufferConfig = BufferConfig()
     optim: OptimConfig = OptimConfig()
     delays: DelaysConfig = DelaysConfig()
+    virtual: VirtualConfig = VirtualConfig()
     ray: RayConfig = RayConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 
@@ -196,6 +222,11 @@ class RunConfig(_Part):
         return self.buffer.model_copy(update=changes)
 
     @property
+    def has_tensors(self) -> bool:
+        """Whether anything is computed: not where ``virtual`` moves provenance alone."""
+        return self.runtime != "virtual" or self.virtual.train
+
+    @property
     def trained_stages(self) -> int:
         """Stages that train: J, or one for ``backprop``."""
         return 1 if self.algorithm == "backprop" else self.stages
@@ -205,9 +236,11 @@ def _cross_field_problems(config: RunConfig) -> list[str]:
     """Everything that no single field shows, all of it at once."""
     found: list[str] = []
     data, model, optim = config.data, config.model, config.optim
-    if config.algorithm == "backprop" and config.runtime == "ray":
-        found.append("algorithm backprop runs in one process: use --runtime sim")
-    if config.stages > model.blocks:
+    if config.algorithm in ("backprop", "sequential-dgl") and config.runtime != "sim":
+        found.append(f"algorithm {config.algorithm} runs in one process: use --runtime sim")
+    if config.algorithm == "sync-dgl" and config.runtime == "virtual":
+        found.append("algorithm sync-dgl has no virtual time: use --runtime sim or ray")
+    if config.stages > model.blocks and config.has_tensors:
         found.append(
             f"stages must be at most model.blocks ({model.blocks}), since a stage is at least one block; "
             f"got {config.stages} (a deeper network: --set model.blocks={config.stages})"
@@ -244,7 +277,19 @@ def _cross_field_problems(config: RunConfig) -> list[str]:
             found.append("optim.lr_decay_every and optim.lr_milestones exclude each other: set one of them to null")
         if list(optim.lr_milestones) != sorted(set(optim.lr_milestones)):
             found.append("optim.lr_milestones must grow, for example [20, 40]")
-    return found + _delay_problems(config)
+    return found + _virtual_problems(config) + _delay_problems(config)
+
+
+def _virtual_problems(config: RunConfig) -> list[str]:
+    times = config.virtual.step_times
+    found = []
+    if isinstance(times, tuple) and len(times) not in (1, config.stages):
+        found.append(
+            f"virtual.step_times must have one item for each stage ({config.stages}) or one for all, got {len(times)}"
+        )
+    if times == "measure" and not config.has_tensors:
+        found.append("virtual.step_times measure needs virtual.train true: there is nothing to measure otherwise")
+    return found
 
 
 def _delay_problems(config: RunConfig) -> list[str]:
@@ -254,8 +299,18 @@ def _delay_problems(config: RunConfig) -> list[str]:
         return error.problems
     found = profile.problems(config.stages)
     lengths = profile.lengths_in_use(config.stages)
-    if profile.unit == "seconds" and config.runtime == "sim" and lengths:
+    has_clock = config.runtime == "ray" or (config.runtime == "virtual" and config.virtual.step_times is not None)
+    if profile.unit == "seconds" and not has_clock and lengths:
+        mend = "use steps" if config.runtime == "sim" else "use steps, or give virtual.step_times"
         found.append(
-            f"delays.profile {profile.name} is in seconds, but runtime sim has no clock ({lengths[0]}): use steps"
+            f"delays.profile {profile.name} is in seconds, but runtime {config.runtime} has no clock "
+            f"({lengths[0]}): {mend}"
         )
+    if config.stages > config.model.blocks and not config.has_tensors:
+        found += [
+            f"delays.profile {profile.name}: bandwidth of link {j} counts bytes, but more stages than model.blocks "
+            f"have no sizes: set model.blocks to {config.stages}, or use latency alone"
+            for j in range(1, config.stages)
+            if profile.link(j).bandwidth is not None
+        ][:1]
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import io
+import os
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -11,7 +12,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from asyncdgl.config import PROFILE_TAGS, DelaysConfig, RunConfig
+from asyncdgl.config import FORM_TAGS, DelaysConfig, RunConfig
 from asyncdgl.defaults import PIXELS, Tree, merged
 from asyncdgl.delays.profile import DelayProfile, LinkDelay, StageDelay, is_slow_stage
 from asyncdgl.errors import ConfigError
@@ -31,7 +32,7 @@ def parse_config(tree: Mapping[str, Any], given: Collection[str] = ()) -> RunCon
     try:
         config = RunConfig.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(_readable(error, RunConfig)) from None
+        raise ConfigError(readable(error, RunConfig)) from None
     problems = _without_effect(config, tree, given)
     if problems:
         raise ConfigError(problems)
@@ -112,6 +113,19 @@ def dump_config(config: RunConfig) -> str:
     return out.getvalue()
 
 
+def on_this_machine(config: RunConfig) -> RunConfig:
+    """Everything that ``auto`` leaves open, decided; and paths that don't depend on the working directory."""
+    has_gpu = os.path.exists("/dev/nvidia0")
+    if config.device == "cuda" and not has_gpu and config.ray.address is None and "RAY_ADDRESS" not in os.environ:
+        raise ConfigError("device cuda: this machine has no NVIDIA GPU; use --device cpu")
+    device = ("cuda" if has_gpu else "cpu") if config.device == "auto" else config.device
+    precision = ("bf16" if device == "cuda" else "float32") if config.precision == "auto" else config.precision
+    data = config.data
+    if data.data_dir is not None:
+        data = data.model_copy(update={"data_dir": os.path.abspath(data.data_dir)})
+    return config.model_copy(update={"device": device, "precision": precision, "data": data})
+
+
 def _with_profile_file(tree: Mapping[str, Any]) -> Mapping[str, Any]:
     """A delay profile in a file becomes part of the configuration, so that the run's config says everything."""
     delays = tree.get("delays")
@@ -130,13 +144,16 @@ def _asynchronous(config: RunConfig) -> bool:
 
 
 _APPLIES: dict[str, tuple[Callable[[RunConfig], bool], str]] = {
-    "pace": (lambda c: c.runtime == "ray", "to --runtime ray"),
+    "pace": (lambda c: c.runtime != "sim", "to --runtime ray or virtual"),
     "buffer.size": (
         lambda c: _asynchronous(c) or (c.algorithm == "sync-dgl" and c.runtime == "ray" and c.stages > 1),
-        "to runs with replay buffers: at least two stages, and not backprop or sync-dgl with --runtime sim",
+        "to runs with replay buffers: at least two stages, --algorithm async-dgl or sync-dgl with --runtime ray",
     ),
     "buffer.codec": (lambda c: c.algorithm != "backprop" and c.stages > 1, "to at least two stages, not to backprop"),
-    "buffer.prefetch": (lambda c: c.runtime == "ray" and c.stages > 1, "to --runtime ray with at least two stages"),
+    "buffer.prefetch": (
+        lambda c: c.runtime != "sim" and c.stages > 1,
+        "to --runtime ray or virtual with at least two stages",
+    ),
     **{
         f"buffer.{key}": (_asynchronous, "to --algorithm async-dgl with at least two stages")
         for key in ("sampler", "max_reuse", "on_full", "min_size", "max_age")
@@ -153,27 +170,36 @@ _APPLIES: dict[str, tuple[Callable[[RunConfig], bool], str]] = {
         lambda c: (c.algorithm != "backprop" and c.stages > 1) or c.model.head == "aux",
         "to at least two stages, not to backprop; or with model.head aux",
     ),
+    "virtual.step_times": (lambda c: c.runtime == "virtual", "to --runtime virtual"),
+    "virtual.train": (lambda c: c.runtime == "virtual", "to --runtime virtual"),
+    "virtual.batches": (lambda c: not c.has_tensors, "to --runtime virtual with virtual.train false"),
     "ray.address": (lambda c: c.runtime == "ray", "to --runtime ray"),
     "data.data_dir": (lambda c: c.data.dataset not in ("digits", "synthetic"), "to data sets that are read from files"),
     "data.image_size": (lambda c: c.data.dataset not in PIXELS, "to the data sets image-folder and synthetic"),
 }
 
 
+def applies(config: RunConfig, key: str) -> bool:
+    """Whether a key has an effect on this run."""
+    return key not in _APPLIES or _APPLIES[key][0](config)
+
+
 def _without_effect(config: RunConfig, tree: Mapping[str, Any], given: Collection[str]) -> list[str]:
     """Settings that this run would silently ignore: typed ones always, those of a file where they differ."""
     neutral = RunConfig.model_validate({"data": {"dataset": "digits"}, "runtime": config.runtime})
     found = []
-    for key, (applies, where) in _APPLIES.items():
-        if applies(config):
+    for key, (_, where) in _APPLIES.items():
+        if applies(config, key):
             continue
-        in_file = _lookup(tree, key, None) is not None and _get(config, key) != _get(neutral, key)
+        in_file = lookup(tree, key, None) is not None and _get(config, key) != _get(neutral, key)
         # The image size of a data set that has only one is checked against that one, not against the default.
         if key in given or (in_file and key != "data.image_size"):
             found.append(f"{key} has no effect here: it applies {where}")
     return found
 
 
-def _lookup(tree: Any, dotted: str, default: Any) -> Any:
+def lookup(tree: Any, dotted: str, default: Any) -> Any:
+    """The value at ``a.b`` of nested mappings."""
     for part in dotted.split("."):
         if not isinstance(tree, Mapping) or part not in tree:
             return default
@@ -214,7 +240,8 @@ _BOUNDS = {
 }
 
 
-def _readable(error: ValidationError, model: type[BaseModel]) -> list[str]:
+def readable(error: ValidationError, model: type[BaseModel]) -> list[str]:
+    """What pydantic found wrong with a ``model``, a line each, in the words of the file."""
     lines: list[str] = []
     for details in error.errors():
         lines.extend(_lines_of(details, model))
@@ -223,7 +250,7 @@ def _readable(error: ValidationError, model: type[BaseModel]) -> list[str]:
 
 def _lines_of(details: ErrorDetails, model: type[BaseModel]) -> list[str]:
     kind, value, context = details["type"], details["input"], details.get("ctx", {})
-    path = [part for part in details["loc"] if part not in PROFILE_TAGS]
+    path = [part for part in details["loc"] if part not in FORM_TAGS]
     where = ".".join(str(part) for part in path) or "the configuration"
     if kind == "asyncdgl":
         return list(context["problems"])

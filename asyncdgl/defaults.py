@@ -92,7 +92,8 @@ def defaults_for(tree: Mapping[str, Any]) -> Tree:
     dataset = asked("data", "dataset", "digits")
     base: Tree = DATASET_DEFAULTS[dataset if isinstance(dataset, str) and dataset in DATASET_DEFAULTS else "digits"]
     algorithm = tree.get("algorithm", "async-dgl")
-    runtime = tree.get("runtime", "sim" if algorithm == "backprop" else "ray")
+    one_process = algorithm in ("backprop", "sequential-dgl")
+    runtime = tree.get("runtime", "sim" if one_process else "ray")
     try:
         stages = max(1, int(tree.get("stages", base["stages"])))
     except (TypeError, ValueError, OverflowError):

@@ -90,7 +90,8 @@ class RunDisplay:
         self._accuracy = line["test_accuracy"]
         if self._live is None:
             heads = " ".join(f"{a:.4f}" for a in self._accuracy)
-            self.say(f"epoch {line['epoch']:3d}  test accuracy of heads 1 to {len(self._accuracy)}: {heads}")
+            stage = f"stage {line['stage']}, " if "stage" in line else ""
+            self.say(f"{stage}epoch {line['epoch']:3d}  test accuracy of heads 1 to {len(self._accuracy)}: {heads}")
 
     def noticed(self, message: str) -> None:
         """See ``Observer``."""

@@ -9,6 +9,7 @@ import click
 from asyncdgl import __version__
 from asyncdgl.cli.profiles import profiles
 from asyncdgl.cli.run import run
+from asyncdgl.cli.sweep import sweep
 from asyncdgl.errors import AsyncDGLError, ConfigError, DataError
 
 WRONG_INPUT, FAILED = 2, 1
@@ -25,6 +26,7 @@ def cli() -> None:
 
 
 cli.add_command(run)
+cli.add_command(sweep)
 cli.add_command(profiles)
 
 

@@ -34,6 +34,8 @@ def check_memory(config: RunConfig) -> None:
     Raises:
         ConfigError: with the buffer size that would fit.
     """
+    if not config.has_tensors:
+        return
     need, usable = sum(buffer_bytes(config)), usable_bytes(config)
     if need <= usable:
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, cast
@@ -11,7 +10,7 @@ import click
 from pydantic import BaseModel
 
 from asyncdgl.config import RunConfig
-from asyncdgl.config_file import load_yaml, parse_assignment, parse_config, set_key
+from asyncdgl.config_file import load_yaml, on_this_machine, parse_assignment, parse_config, set_key
 from asyncdgl.defaults import merged
 from asyncdgl.errors import ConfigError
 
@@ -143,7 +142,7 @@ def _configure(config_file: Path | None, assignments: Collection[str], flags: di
     _refuse_parts_of_named_profile(flags.get("delays.profile"), tree, given)
     for key, text in flags.items():
         set_key(typed, key, text)
-    return _on_this_machine(parse_config(merged(tree, typed), given))
+    return on_this_machine(parse_config(merged(tree, typed), given))
 
 
 def _refuse_parts_of_named_profile(flag: str | None, tree: dict[str, Any], given: Collection[str]) -> None:
@@ -156,16 +155,3 @@ def _refuse_parts_of_named_profile(flag: str | None, tree: dict[str, Any], given
             f"{part} can't be set beside the profile {name}: write `asyncdgl profiles {name}` to a .yaml file, "
             "change it there, and name that file"
         )
-
-
-def _on_this_machine(config: RunConfig) -> RunConfig:
-    """Everything that ``auto`` leaves open, decided; and paths that don't depend on the working directory."""
-    has_gpu = os.path.exists("/dev/nvidia0")
-    if config.device == "cuda" and not has_gpu and config.ray.address is None and "RAY_ADDRESS" not in os.environ:
-        raise ConfigError("device cuda: this machine has no NVIDIA GPU; use --device cpu")
-    device = ("cuda" if has_gpu else "cpu") if config.device == "auto" else config.device
-    precision = ("bf16" if device == "cuda" else "float32") if config.precision == "auto" else config.precision
-    data = config.data
-    if data.data_dir is not None:
-        data = data.model_copy(update={"data_dir": os.path.abspath(data.data_dir)})
-    return config.model_copy(update={"device": device, "precision": precision, "data": data})

@@ -39,6 +39,8 @@ def cut(blocks: int, stages: int) -> list[range]:
 
 def entries_held(config: RunConfig) -> list[int]:
     """The most mini-batches that each hop holds: the buffer's, and those on the way where its link takes time."""
+    if config.algorithm == "sequential-dgl":  # each entry is read at once
+        return [1] * (config.stages - 1)
     links = [config.profile.link(j) for j in range(1, config.trained_stages)]
     on_the_way = [
         link.max_in_flight if link.has_delay and config.replay.on_full == "overwrite" else 0 for link in links
@@ -47,9 +49,14 @@ def entries_held(config: RunConfig) -> list[int]:
 
 
 def entry_bytes(config: RunConfig, bf16: bool) -> list[int]:
-    """Encoded bytes of one mini-batch in each buffer, labels included, from the first hop to the last."""
+    """Encoded bytes of one mini-batch in each buffer, labels included, from the first hop to the last.
+
+    Zero each where there are more stages than blocks, which only runs without tensors have.
+    """
     if config.algorithm == "backprop":
         return []
+    if config.stages > config.model.blocks:
+        return [0] * (config.stages - 1)
     shapes = block_shapes(config.model, 3, config.data.image_size)
     sizes = []
     for blocks in cut(config.model.blocks, config.stages)[:-1]:

@@ -166,7 +166,7 @@ class StagePasses:
         self._clock = clock
         self._stream = make_stream(config, dataset) if number == 1 else None
         self._updates_per_epoch = len(dataset.train) // config.batch_size
-        self._quota = config.epochs * self._updates_per_epoch
+        self.quota = config.epochs * self._updates_per_epoch
         self._is_last = number == config.trained_stages
         self._meter = EpochMeter(config.batch_size)
         self._published: State | None = None
@@ -179,7 +179,7 @@ class StagePasses:
     @property
     def is_training(self) -> bool:
         """Whether the quota of updates is not yet done."""
-        return self.stage.updates < self._quota
+        return self.stage.updates < self.quota
 
     def next_kind(self, later_stages_train: bool) -> str | None:
         """``train``, then ``forward`` as long as a later stage still trains, then None: the stage stops."""
@@ -187,7 +187,14 @@ class StagePasses:
             return TRAIN
         return FORWARD if later_stages_train else None
 
-    def run(self, kind: str, sample: Sample | None, sampled_s: float | None, waits: Mapping[str, float]) -> Passed:
+    def run(
+        self,
+        kind: str,
+        sample: Sample | None,
+        sampled_s: float | None,
+        waits: Mapping[str, float],
+        number: int | None = None,
+    ) -> Passed:
         """Make one pass.
 
         Args:
@@ -195,10 +202,11 @@ class StagePasses:
             sample: what the buffer gave; None for stage 1, which reads the data stream.
             sampled_s: when it was given.
             waits: seconds waited since the last pass, by reason.
+            number: stage 1 only: which batch of the stream it reads; the next one if not given.
         """
         name, updates = self.next_name, self.stage.updates
         start_s = self._clock()
-        batch = self._input(sample)
+        batch = self._input(sample, self.step if number is None else number)
         loss: float | None = None
         lr = self.stage.lr
         if kind == TRAIN:
@@ -233,13 +241,13 @@ class StagePasses:
         )
         return Passed(record, entry, self._complete_epoch(record, lr) if kind == TRAIN else None)
 
-    def _input(self, sample: Sample | None) -> ActivationBatch:
+    def _input(self, sample: Sample | None, number: int) -> ActivationBatch:
         from asyncdgl.replay.codecs import decode
 
         if sample is not None:
             return decode(sample.payload, sample.source.batch)
         assert self._stream is not None
-        return self._stream.get(self.step)
+        return self._stream.get(number)
 
     def _entry(self, source: Provenance, output: Any, batch: ActivationBatch) -> Entry:
         from asyncdgl.replay.codecs import encode, payload_bytes
@@ -262,7 +270,9 @@ class StagePasses:
             "end_s": record.end_s,
         }
         self._meter.reset()
-        due = epoch % self._config.evaluation.every == 0 and epoch < self._config.epochs
+        # Stages that train one after the other are evaluated at each one's end; otherwise the last epoch is the run's.
+        last = self._config.algorithm != "sequential-dgl" or self._is_last
+        due = epoch % self._config.evaluation.every == 0 and not (last and epoch == self._config.epochs)
         return EpochEnd(line, self.stage.published() if due else None)
 
     def progress(self, stopped: bool) -> Progress:

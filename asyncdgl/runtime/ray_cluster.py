@@ -12,7 +12,6 @@ import os
 import secrets
 import shutil
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ import psutil
 from asyncdgl.config import RunConfig
 from asyncdgl.errors import ConfigError
 from asyncdgl.nets.shape import entries_held, entry_bytes
+from asyncdgl.runtime.guardian import start_guardian
 
 PROBE_S = 2.0
 LOCAL_MARK = "ASYNCDGL_LOCAL_CLUSTER"
@@ -32,8 +32,6 @@ LOCAL_MARK = "ASYNCDGL_LOCAL_CLUSTER"
 SHARED_MEMORY = Path("/dev/shm")
 SMALL_CPUS = 0.05
 """What an actor that hardly computes asks for; with 0 it might ignore its placement group."""
-
-_GUARDIAN = Path(__file__).with_name("guardian.py")
 
 
 # What a gRPC server, as Ray's head is, must answer to: the HTTP/2 preface with an empty SETTINGS frame.
@@ -126,7 +124,7 @@ def local_cluster(cpus: int, gpus: int, store_bytes: int, empty_dir: Path) -> It
     )
     os.environ.pop("RAY_ADDRESS", None)
     # A killed driver can't clean up, and Ray's agents would outlive it by a while.
-    guardian = subprocess.Popen([sys.executable, "-I", str(_GUARDIAN), LOCAL_MARK, mark], stdin=subprocess.PIPE)
+    guardian = start_guardian(LOCAL_MARK, mark)
     try:
         import ray
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import time
 from bisect import bisect
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import accumulate
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from asyncdgl.config import RunConfig
 from asyncdgl.errors import SampleBlocked
 from asyncdgl.metrics import EvaluationSchedule
+from asyncdgl.replay.buffer import Sample
 from asyncdgl.runtime.base import (
     Observer,
     Outcome,
@@ -27,12 +29,13 @@ from asyncdgl.runtime.base import (
     set_up_torch,
 )
 from asyncdgl.seeding import Draws
+from asyncdgl.trace import FORWARD, TRAIN
 
 PROGRESS_EVERY_S = 0.2
 
 
 class Simulation:
-    """One run of Algorithm 1, Algorithm 2 or backprop in this process.
+    """One run of Algorithm 1, Algorithm 2, sequential greedy training or backprop in this process.
 
     Args:
         config: the run.
@@ -57,7 +60,8 @@ class Simulation:
         self._numbers = range(1, len(stages) + 1)
         self._began = time.perf_counter()
         self._passes = {j: StagePasses(config, dataset, j, stages[j - 1], self._seconds) for j in self._numbers}
-        self._buffers = {j: make_buffer(config, j) for j in self._numbers[:-1]}
+        linked = self._numbers[:-1] if config.algorithm != "sequential-dgl" else ()
+        self._buffers = {j: make_buffer(config, j) for j in linked}
         self._clocks = {j: make_clock(config, j) for j in self._numbers}
         self._paused_until = dict.fromkeys(self._numbers, 0.0)
         self._lost_turns: dict[int, Counter[str]] = {j: Counter() for j in self._numbers}
@@ -81,12 +85,17 @@ class Simulation:
                 reason = self._turn(j, now)
                 if reason is not None:
                     self._lost_turns[j][reason] += 1
+        elif self._config.algorithm == "sequential-dgl":
+            for j in self._numbers:
+                for number in range(self._passes[j].quota):
+                    self._train_alone(j, number)
         else:
             while self._running():
                 for j in self._numbers:  # Algorithm 1: stage 1 … J on each batch
                     self._turn(j, 0.0)
         self._published = {j: passes.stage.published() for j, passes in self._passes.items()}
-        self._evaluate(self._config.epochs, final=True)
+        last = {"stage": self._numbers[-1]} if self._config.algorithm == "sequential-dgl" else {}
+        self._evaluate(self._config.epochs, final=True, of=last)
 
     def _running(self) -> list[int]:
         """Stages that have not stopped: those up to the last one that still trains."""
@@ -120,6 +129,19 @@ class Simulation:
         self._report(j, passed)
         return None
 
+    def _train_alone(self, j: int, number: int) -> None:
+        """Sequential greedy training: batch ``number`` goes through the trained stages, then stage j learns from it."""
+        self._check()
+        sample: Sample | None = None
+        for i in range(1, j + 1):
+            sampled_s = self._seconds()
+            passed = self._passes[i].run(
+                TRAIN if i == j else FORWARD, sample, sampled_s, {}, number if i == 1 else None
+            )
+            if passed.entry is not None:
+                sample = Sample(passed.entry.source, passed.entry.payload, 1)
+            self._report(i, passed)
+
     def _report(self, j: int, passed: Passed) -> None:
         self._observer.passed([passed.record])
         if passed.record.end_s - self._shown_at > PROGRESS_EVERY_S or passed.epoch_end is not None:
@@ -131,14 +153,18 @@ class Simulation:
         self._observer.epoch_completed(passed.epoch_end.line)
         if passed.epoch_end.published is not None:
             self._published[j] = passed.epoch_end.published
+        if self._config.algorithm == "sequential-dgl":  # the one stage that trains is the slowest that does
+            if passed.epoch_end.published is not None:
+                self._evaluate(passed.epoch_end.line["epoch"], final=False, of={"stage": j})
+            return
         for epoch in self._schedule.completed(j, passed.epoch_end.line["epoch"]):
             self._evaluate(epoch, final=False)
 
-    def _evaluate(self, epoch: int, final: bool) -> None:
+    def _evaluate(self, epoch: int, final: bool, of: Mapping[str, int] = MappingProxyType({})) -> None:
         began = time.perf_counter()
         self._evaluation = self._evaluator.evaluate([self._published[j] for j in self._numbers], self._check)
         self._began += time.perf_counter() - began  # evaluation is no training time; under ray it runs beside it
-        self._observer.evaluated(evaluation_line(self._evaluation, epoch, self._seconds(), final))
+        self._observer.evaluated({**evaluation_line(self._evaluation, epoch, self._seconds(), final), **of})
 
     def outcome(self) -> Outcome:
         """What there is now: complete, or as far as the run came."""
