@@ -34,6 +34,10 @@ class StageFailed(AsyncDGLError):
         super().__init__(message)
 
 
+class ReplayMismatch(AsyncDGLError):
+    """A repeated run differs from its trace; the message names the first pass, or the stage."""
+
+
 class SampleBlocked(AsyncDGLError):
     """A replay buffer has nothing to give now.
 

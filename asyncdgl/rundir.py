@@ -135,7 +135,7 @@ def read_run(path: Path) -> Run:
     """Read a run directory.
 
     Raises:
-        DataError: the folder is no run directory.
+        DataError: the folder is no run directory, or a file in it is broken.
     """
     if not (path / CONFIG).is_file():
         raise DataError(f"{path} is no run directory: it has no {CONFIG}")
@@ -143,13 +143,35 @@ def read_run(path: Path) -> Run:
     return Run(
         path=path,
         config=parse_config(load_yaml(path / CONFIG)),
-        environment=json.loads(environment.read_text()) if environment.is_file() else {},
+        environment=read_json(environment) if environment.is_file() else {},
         metrics=_whole_lines(metrics) if metrics.is_file() else [],
         trace=list(read_trace(trace)) if trace.is_file() else [],
-        summary=json.loads(summary.read_text()) if summary.is_file() else None,
+        summary=read_json(summary) if summary.is_file() else None,
     )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        DataError: there is none in it.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise DataError(f"{path}: not readable as JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise DataError(f"{path}: expected a JSON object")
+    return value
 
 
 def _whole_lines(path: Path) -> list[dict[str, Any]]:
     """The lines of a file of JSON lines, without one that a kill cut short."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line[-1] == "\n"]
+    lines = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), 1):
+        if line.endswith("\n"):
+            try:
+                lines.append(json.loads(line))
+            except ValueError:
+                raise DataError(f"{path}, line {number}: not a line of JSON") from None
+    return lines

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from asyncdgl.errors import DataError
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -58,11 +60,18 @@ _FIELDS = tuple(field.name for field in dataclasses.fields(PassRecord))
 
 
 def read_trace(path: Path) -> Iterator[PassRecord]:
-    """The passes of a trace file; a line that a kill cut short is left out."""
+    """The passes of a trace file; a line that a kill cut short is left out.
+
+    Raises:
+        DataError: a line is no pass.
+    """
     with path.open(encoding="utf-8") as file:
-        for line in file:
+        for number, line in enumerate(file, 1):
             if line.endswith("\n"):
-                yield PassRecord(**json.loads(line))
+                try:
+                    yield PassRecord(**json.loads(line))
+                except (ValueError, TypeError):
+                    raise DataError(f"{path}, line {number}: not a line of a trace") from None
 
 
 def by_stage(records: Iterable[PassRecord]) -> dict[int, list[PassRecord]]:

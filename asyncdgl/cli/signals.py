@@ -8,11 +8,16 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
 GRACE_S = 3.0
 """Time for an orderly end. Ray can keep the main thread in a call for longer than that."""
+
+
+ONE_SIGNAL_S = 0.3
+"""`timeout` and some schedulers send a signal to the process and at once to its group: that is one request, not two."""
 
 
 class Interrupted(BaseException):
@@ -39,7 +44,7 @@ class Signals:
     """
 
     def __init__(self) -> None:
-        self._seen = False
+        self._first_at: float | None = None
         self._deferred = False
         self._pending: int | None = None
         self._disarmed = threading.Event()
@@ -60,26 +65,29 @@ class Signals:
             signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._seen:
+        if self._first_at is not None:
+            if time.monotonic() - self._first_at < ONE_SIGNAL_S:
+                return
             os._exit(128 + number)  # the guardian ends a local cluster's processes
-        self._seen = True
+        self._first_at = time.monotonic()
         if self._deferred:
             self._pending = number
         else:
             raise Interrupted(number)
 
     def _watch(self, heard: socket.socket) -> None:
-        number = _next_stop(heard)
+        number, first_at = _next_stop(heard), time.monotonic()
         heard.settimeout(GRACE_S)
-        try:
-            _next_stop(heard)  # the second signal, also while the main thread can't hear it
-        except TimeoutError:
-            if self._disarmed.is_set():
-                return
+        while time.monotonic() - first_at < ONE_SIGNAL_S:
             try:
-                self.emergency(128 + number)
-            finally:
-                os._exit(128 + number)
+                _next_stop(heard)  # the second signal, also while the main thread can't hear it
+            except TimeoutError:
+                if self._disarmed.is_set():
+                    return
+                try:
+                    self.emergency(128 + number)
+                finally:
+                    os._exit(128 + number)
         os._exit(128 + number)
 
     def disarm(self) -> None:

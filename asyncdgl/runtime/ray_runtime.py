@@ -59,6 +59,7 @@ class RayRun:
         self._published: dict[int, Any] = {}
         self._evaluations: deque[tuple[int, Any]] = deque()
         self._schedule = EvaluationSchedule(config.stages, config.epochs, config.evaluation.every)
+        self._outstanding: dict[Any, int] = {}  # chunks asked for, and of which stage
         self._origin = 0.0
         self._outcome = Outcome({}, [], None)
 
@@ -130,7 +131,7 @@ class RayRun:
         self._origin = time.monotonic()
         for j, actor in self._stages.items():
             self._get(actor.begin.remote(self._origin), f"stage {j}", "beginning")
-        outstanding: dict[Any, int] = {}
+        outstanding = self._outstanding
         for j, actor in self._stages.items():
             for _ in range(CHUNKS_AHEAD):
                 outstanding[actor.run.remote(CHUNK_S)] = j
@@ -150,13 +151,18 @@ class RayRun:
             self._evaluate([final[j] for j in self._numbers], self._config.epochs)
             self._collect_evaluations(timeout=None)
 
-    def _collect(self, j: int, chunk: Chunk) -> None:
+    def _keep(self, j: int, chunk: Chunk) -> None:
+        """What a chunk did goes to the run directory."""
         self._observer.passed(chunk.records)
         self._observer.progressed(j, chunk.progress)
+        for line in chunk.epochs:
+            self._observer.epoch_completed(line)
+
+    def _collect(self, j: int, chunk: Chunk) -> None:
+        self._keep(j, chunk)
         if chunk.published:
             self._published[j] = chunk.published[0]
         for line in chunk.epochs:
-            self._observer.epoch_completed(line)
             for epoch in self._schedule.completed(j, line["epoch"]):
                 self._evaluate([self._published[i] for i in self._numbers], epoch)
 
@@ -180,6 +186,11 @@ class RayRun:
         """The run was interrupted: collect what the stages can say at once."""
         with contextlib.suppress(Exception):
             self._finish(STOP_LIMIT_S)
+        # A stage ends its chunk before it says its last words: what it did until then belongs into the trace.
+        for ref, j in self._outstanding.items():
+            with contextlib.suppress(Exception):
+                if ray.wait([ref], timeout=0)[0]:
+                    self._keep(j, ray.get(ref))
 
     def _finish(self, limit_s: float | None) -> dict[int, Any]:
         """Each stage's end and final weights; then the buffers' counts, once everything sent has been taken."""

@@ -1,0 +1,105 @@
+"""`asyncdgl replay`: repeat a run from its trace and compare every bit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+from asyncdgl.cli.display import console
+from asyncdgl.cli.environment import describe_environment
+from asyncdgl.errors import ConfigError, ReplayMismatch
+from asyncdgl.rundir import Run, read_run
+
+SHOW_EVERY_S = 0.2
+
+
+@click.command()
+@click.argument("run_dir", type=Path)
+def replay(run_dir: Path) -> int:
+    """Repeat the run in RUN_DIR from its trace, in one process, and compare it.
+
+    Compares the loss of every pass and each stage's final state, bit for bit. Ends with 0 if all are equal; otherwise
+    names the first pass that differs and ends with 1.
+    """
+    run = read_run(run_dir)
+    if run.config.device == "cuda" and not Path("/dev/nvidia0").exists():
+        raise ConfigError(f"{run_dir} computed on a GPU, and this machine has none: its bits can't be repeated here")
+    from asyncdgl.data.cache import prepare
+    from asyncdgl.runtime.base import open_dataset
+    from asyncdgl.runtime.replayer import Replay
+
+    data = prepare(run.config.data)
+    here = describe_environment(run.config, open_dataset(run.config, data).sha256)
+    differences = environment_differences(run.environment, here)
+    config = run.config
+    click.echo(
+        f"{run_dir}: {config.algorithm} on {config.runtime}, {len(run.trace)} passes of {config.trained_stages} "
+        f"stages, {config.threads} {'thread' if config.threads == 1 else 'threads'}, {config.precision}"
+    )
+    for difference in differences:
+        click.echo(f"differs from where it ran: {difference}")
+    out = console()
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=out, disable=not out.is_terminal, transient=True) as progress:
+        task = progress.add_task("", total=len(run.trace))
+        done, shown_at = 0, time.monotonic()
+
+        def count() -> None:
+            nonlocal done, shown_at
+            done += 1
+            if time.monotonic() - shown_at > SHOW_EVERY_S:
+                shown_at = time.monotonic()
+                progress.update(task, completed=done)
+
+        try:
+            stages = Replay(run, data, count).run()
+        except ReplayMismatch as mismatch:
+            hint = " (the environment differs, see above)" if differences else ""
+            raise ReplayMismatch(f"not bit-exact: {mismatch}{hint}") from None
+    _report(run, stages)
+    return 0
+
+
+def _report(run: Run, stages: list[Any]) -> None:
+    stopped = run.summary is None or run.summary["status"] != "completed"
+    passes = sum(s.passes for s in stages)
+    compared = sum(s.state_equal is not None for s in stages)
+    states = "every final state" if compared == len(stages) else f"{compared} final states (the others are not known)"
+    how_far = "as far as the run went, " if stopped else ""
+    click.echo(f"bit-exact: {how_far}{len(stages)} of {len(stages)} stages ({passes} passes, every loss; {states})")
+    for s in stages:
+        if s.passes < s.recorded:
+            click.echo(
+                f"stage {s.stage}: {s.recorded - s.passes} more passes read what the trace of the stopped run lacks"
+            )
+
+
+def environment_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """What bits depend on and is not the same here: versions, threads, CPU, data."""
+    known = {
+        **{name: (there.get(name), here.get(name)) for name in ("asyncdgl", "python")},
+        **{name: (there.get("packages", {}).get(name), version) for name, version in here["packages"].items()},
+        "threads of each stage": (_threads(there), here["threads_per_stage"]),
+        "CPU": (there.get("cpu", {}).get("name"), here["cpu"]["name"]),
+        "CPU features": (_features(there), _features(here)),
+        "data (sha256)": (there.get("data_sha256"), here["data_sha256"]),
+    }
+    return [f"{name} {was} there, {is_now} here" for name, (was, is_now) in known.items() if was != is_now]
+
+
+def _threads(environment: Mapping[str, Any]) -> Any:
+    """As the stages' own processes counted them, where they did."""
+    counted = {p["threads"] for p in environment.get("processes", []) if "threads" in p}
+    if len(counted) > 1:
+        return sorted(counted)
+    return counted.pop() if counted else environment.get("threads_per_stage")
+
+
+def _features(environment: Mapping[str, Any]) -> str | None:
+    features = environment.get("cpu", {}).get("features")
+    return None if features is None else " ".join(features)
