@@ -17,8 +17,7 @@ class PassName(NamedTuple):
     step: int
 
 
-@dataclass(frozen=True)
-class Provenance:
+class Provenance(NamedTuple):
     """Where a batch of activations came from.
 
     Attributes:

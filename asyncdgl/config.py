@@ -227,6 +227,11 @@ class RunConfig(_Part):
         return self.runtime != "virtual" or self.virtual.train
 
     @property
+    def time_unit(self) -> Literal["seconds", "steps"]:
+        """What the times of its trace count: steps where ``virtual`` has no step times."""
+        return "steps" if self.runtime == "virtual" and self.virtual.step_times is None else "seconds"
+
+    @property
     def trained_stages(self) -> int:
         """Stages that train: J, or one for ``backprop``."""
         return 1 if self.algorithm == "backprop" else self.stages

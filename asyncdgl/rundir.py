@@ -73,6 +73,8 @@ class RunWriter:
         self.path = path
         self._metrics = (path / METRICS).open("a", encoding="utf-8")
         self._trace = (path / TRACE).open("a", encoding="utf-8")
+        self.records: list[PassRecord] = []
+        """What stands in trace.jsonl, so that nobody needs to read it back."""
 
     def write_config(self, config: RunConfig) -> None:
         """config.yaml: ``asyncdgl run --config`` repeats the settings."""
@@ -95,8 +97,9 @@ class RunWriter:
 
     def passed(self, records: Sequence[PassRecord]) -> None:
         """Lines of trace.jsonl."""
-        self._trace.writelines(record.to_json() + "\n" for record in records)
+        self._trace.write("".join([record.to_json() + "\n" for record in records]))
         self._trace.flush()
+        self.records.extend(records)
 
     def metric(self, line: Mapping[str, Any]) -> None:
         """A line of metrics.jsonl."""
@@ -117,6 +120,10 @@ class RunWriter:
         """Nothing more to write."""
         self._metrics.close()
         self._trace.close()
+
+    def as_run(self, config: RunConfig) -> Run:
+        """What a reader of the directory would find, for the figures."""
+        return Run(self.path, config, {}, self.metrics(), self.records, None)
 
 
 @dataclass(frozen=True)

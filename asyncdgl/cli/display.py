@@ -20,6 +20,9 @@ from asyncdgl.runtime.base import Line, Progress
 from asyncdgl.trace import TRAIN, PassRecord
 
 RECENT_PASSES = 200
+MOST_ROWS = 16
+"""Stages that a table shows; of more, the first and the last."""
+
 PLAIN_WIDTH = 100
 """Columns where the output is no terminal."""
 
@@ -67,7 +70,7 @@ class RunDisplay:
     def passed(self, records: Sequence[PassRecord]) -> None:
         """See ``Observer``."""
         self._writer.passed(records)
-        for r in records:
+        for r in records if self._live is not None else ():
             self._busy_s[r.stage] += r.end_s - r.start_s
             self._last_s = max(self._last_s, r.end_s)
             if r.kind == TRAIN:
@@ -110,7 +113,7 @@ class RunDisplay:
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
         for name in ("stage", "epoch", "updates", "loss", "train acc.", "test acc.", "busy", "staleness", ""):
             table.add_column(name, justify="right")
-        for j, p in sorted(self._progress.items()):
+        for j, p in sorted(self._progress.items())[:MOST_ROWS]:
             stale = self._recent_staleness(j)
             table.add_row(
                 str(j),
@@ -143,7 +146,13 @@ def show_summary(summary: Mapping[str, Any], profile: str) -> None:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for name in ("stage", "updates", "forwards", "test acc.", "busy", "waited for", "staleness", "reuse"):
         table.add_column(name, justify="left" if name == "waited for" else "right")
-    for s in summary["stages"]:
+    stages = summary["stages"]
+    left_out = len(stages) - MOST_ROWS
+    for number, s in enumerate(stages):
+        if left_out > 0 and number == MOST_ROWS // 2:
+            table.add_row("…", "")
+        if left_out > 0 and MOST_ROWS // 2 <= number < MOST_ROWS // 2 + left_out:
+            continue
         table.add_row(
             str(s["stage"]),
             str(s["updates"]),
@@ -160,8 +169,9 @@ def show_summary(summary: Mapping[str, Any], profile: str) -> None:
             f"test accuracy {summary['test_accuracy']:.4f} (last stage), "
             f"{summary['ensemble_test_accuracy']:.4f} (ensemble of all heads)"
         )
+    unit = "steps" if summary.get("time_unit") == "steps" else "s"
     rate = f", {summary['images_per_second']:.0f} images/s" if summary["images_per_second"] else ""
-    out.print(f"{summary['train_seconds']:.1f} s of training{rate}, {summary['wall_seconds']:.1f} s in all")
+    out.print(f"{summary['train_seconds']:.1f} {unit} of training{rate}, {summary['wall_seconds']:.1f} s in all")
 
 
 def _main_waits(waits: Mapping[str, float], seconds: float) -> str:

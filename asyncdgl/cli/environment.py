@@ -20,7 +20,7 @@ PACKAGES = ("torch", "torchvision", "numpy", "ray", "scikit-learn", "pydantic")
 BIT_CHANGING_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile")
 
 
-def describe_environment(config: RunConfig, data_sha256: str) -> dict[str, Any]:
+def describe_environment(config: RunConfig, data_sha256: str | None) -> dict[str, Any]:
     """Versions, hardware, threads and the command line; no environment variables, which may hold secrets."""
     return {
         "asyncdgl": __version__,

@@ -18,9 +18,8 @@ from asyncdgl.cli.signals import Interrupted, Signals, end_process
 from asyncdgl.cli.summary import make_summary
 from asyncdgl.config import RunConfig
 from asyncdgl.data.cache import prepare
-from asyncdgl.data.dataset import Dataset
 from asyncdgl.errors import AsyncDGLError, ConfigError, DataError, StageFailed
-from asyncdgl.rundir import SUMMARY, RunWriter, make_run_dir, read_run
+from asyncdgl.rundir import SUMMARY, RunWriter, make_run_dir
 from asyncdgl.runtime.base import Outcome, open_dataset
 from asyncdgl.runtime.ray_cluster import end_local_cluster, ray_cluster
 
@@ -43,6 +42,7 @@ class Session:
         self._began = time.monotonic()
         self._signals = Signals()
         self._outcome: Outcome | None = None
+        self._data_sha256: str | None = None
 
     def execute(self) -> int:
         """Run; returns the exit code. A run that a signal stopped ends the process here.
@@ -52,11 +52,10 @@ class Session:
         """
         self._signals.install()
         try:
-            data, dataset = self._prepare_data()
-            section = self._config.data.model_copy(update={"mean": dataset.mean, "std": dataset.std})
-            self._config = self._config.model_copy(update={"data": section})
+            data = self._prepare_data() if self._config.has_tensors else None
             with self._signals.deferred():
-                code = self._run_in_directory(data, dataset)
+                self._measure_step_times(data)
+                code = self._run_in_directory(data)
         except Interrupted as interrupt:
             click.echo(f"Stopped by {interrupt} before anything was computed.", err=True)
             return interrupt.exit_code
@@ -64,20 +63,36 @@ class Session:
             end_process(code)
         return code
 
-    def _prepare_data(self) -> tuple[Path, Dataset]:
+    def _prepare_data(self) -> Path:
         def on_progress(done: int, total: int) -> None:
             if done % 10_000 == 0:
                 click.echo(f"decoding images: {done} of {total}")
 
         data = prepare(self._config.data, on_progress)
-        return data, open_dataset(self._config, data)
+        dataset = open_dataset(self._config, data)
+        section = self._config.data.model_copy(update={"mean": dataset.mean, "std": dataset.std})
+        self._config = self._config.model_copy(update={"data": section})
+        self._data_sha256 = dataset.sha256
+        return data
 
-    def _run_in_directory(self, data: Path, dataset: Dataset) -> int:
+    def _measure_step_times(self, data: Path | None) -> None:
+        """What ``virtual.step_times: measure`` leaves open is decided, so that a repeat uses the same."""
+        virtual = self._config.virtual
+        if self._config.runtime != "virtual" or virtual.step_times != "measure" or data is None:
+            return
+        from asyncdgl.runtime.step_times import measure_step_times
+
+        click.echo("measuring the stages' passes")
+        times = measure_step_times(self._config, data, self._signals.check)
+        virtual = virtual.model_copy(update={"step_times": times})
+        self._config = self._config.model_copy(update={"virtual": virtual})
+
+    def _run_in_directory(self, data: Path | None) -> int:
         self._out_existed = self._out is not None and self._out.exists()
         self._path = make_run_dir(self._out, self._config.name)
         # Ray starts in another working directory, where the path that the user sees would lead elsewhere.
         self._writer = RunWriter(self._path.absolute())
-        self._environment = describe_environment(self._config, dataset.sha256)
+        self._environment = describe_environment(self._config, self._data_sha256)
         self._signals.emergency = self._give_up
         status, code, message = "failed", 1, None
         with RunDisplay(self._config, self._writer) as display:
@@ -85,8 +100,7 @@ class Session:
                 self._writer.write_config(self._config)
                 self._writer.write_environment(self._environment)
                 display.say(f"run directory: {self._path}")
-                train = self._simulate if self._config.runtime == "sim" else self._train_on_ray
-                train(data, display)
+                self._train(data, display)
                 status, code = "completed", 0
             except Interrupted as interrupt:
                 code = interrupt.exit_code
@@ -117,14 +131,22 @@ class Session:
             with contextlib.suppress(OSError):
                 self._path.parent.rmdir()
 
-    def _simulate(self, data: Path, display: RunDisplay) -> None:
+    def _train(self, data: Path | None, display: RunDisplay) -> None:
+        if self._config.runtime == "ray":
+            assert data is not None
+            return self._train_on_ray(data, display)
         from asyncdgl.runtime.simulator import Simulation
+        from asyncdgl.runtime.virtual import VirtualRun
 
-        simulation = Simulation(self._config, data, display, self._signals.check)
+        if self._config.runtime == "virtual":
+            run: Simulation | VirtualRun = VirtualRun(self._config, data, display, self._signals.check)
+        else:
+            assert data is not None
+            run = Simulation(self._config, data, display, self._signals.check)
         try:
-            simulation.run()
+            run.run()
         finally:
-            self._outcome = simulation.outcome()
+            self._outcome = run.outcome()
 
     def _train_on_ray(self, data: Path, display: RunDisplay) -> None:
         display.noticed("starting Ray")
@@ -179,7 +201,7 @@ class Session:
     def _draw(self) -> None:
         from asyncdgl.study.figures import draw_figures
 
-        draw_figures(read_run(self._path))
+        draw_figures(self._writer.as_run(self._config))
 
     def _report(self, summary: dict[str, Any], message: str | None) -> None:
         show_summary(summary, self._config.profile.name)

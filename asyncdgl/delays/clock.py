@@ -1,14 +1,13 @@
 """The profile clock: how long each pass of a stage takes, in steps."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from asyncdgl.delays.laws import exponential_quantile
 from asyncdgl.delays.profile import StageDelay
 from asyncdgl.seeding import Draws
 
 
-@dataclass(frozen=True)
-class PassLength:
+class PassLength(NamedTuple):
     """What one pass takes: ``step`` in steps of an unslowed stage, then a ``pause`` in the profile's unit."""
 
     step: float
@@ -26,9 +25,12 @@ class ProfileClock:
     def __init__(self, delay: StageDelay, draws: Draws) -> None:
         self.delay = delay
         self._draws = draws
+        self._always = PassLength(delay.slowdown, 0.0) if delay.step_law == "constant" and delay.pause is None else None
 
     def length(self, step: int) -> PassLength:
         """The length of pass ``step`` (from 0)."""
+        if self._always is not None:
+            return self._always
         delay = self.delay
         if delay.step_law == "constant":
             length = delay.slowdown

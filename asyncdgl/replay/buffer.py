@@ -42,6 +42,7 @@ class ReplayBuffer:
         self._choose = SAMPLERS[config.sampler]
         self._held: list[Entry] = []  # oldest first
         self._reserved: set[PassName] = set()
+        self._held_bytes = 0
         self._newest = -1  # step of the newest entry that has arrived
         self.inserted = 0
         self.sampled = 0
@@ -81,12 +82,21 @@ class ReplayBuffer:
             unit: how long one unit of the delay profile is on the clock of ``now``.
             dropped: steps whose entries the producer dropped, because too many were under way.
         """
-        self._link.count_dropped(dropped, entry.source.name.incarnation)
-        if self._link.is_full:
-            self._take_arrivals(now)
-        if self._link.send(entry, now, unit):
+        link = self._link
+        link.count_dropped(dropped, entry.source.name.incarnation)
+        if link.is_plain:
+            if not link.pass_on(entry):
+                return
             self._reserved.discard(entry.source.name)
-            if not self._link.has_delay:
+            self._take(entry)
+            self.peak_bytes = max(self.peak_bytes, self._held_bytes)
+        else:
+            if link.is_full:
+                self._take_arrivals(now)
+            if not link.send(entry, now, unit):
+                return
+            self._reserved.discard(entry.source.name)
+            if not link.has_delay:
                 self._take_arrivals(now)
             self.peak_bytes = max(self.peak_bytes, self.nbytes)
 
@@ -101,7 +111,8 @@ class ReplayBuffer:
         Raises:
             SampleBlocked: with the reason ``empty``, ``below_min_size``, ``not_arrived`` or ``reused_up``.
         """
-        self._take_arrivals(now)
+        if len(self._link):
+            self._take_arrivals(now)
         if self._held and self.inserted < self._config.min_size:
             raise SampleBlocked("below_min_size", self._link.next_due())
         if not self._held:
@@ -118,7 +129,7 @@ class ReplayBuffer:
     @property
     def nbytes(self) -> int:
         """Encoded bytes held and on the way."""
-        return sum(entry.nbytes for entry in self._held) + self._link.nbytes
+        return self._held_bytes + self._link.nbytes
 
     def statistics(self) -> dict[str, int]:
         """The counts of the summary, so that sent = inserted + on_the_way + lost + dropped."""
@@ -137,17 +148,25 @@ class ReplayBuffer:
 
     def _take_arrivals(self, now: float) -> None:
         for entry in self._link.arrivals(now):
-            self.inserted += 1
-            insort(self._held, entry, key=lambda held: held.age_key)
-            if len(self._held) > self._config.size:
+            self._take(entry)
+
+    def _take(self, entry: Entry) -> None:
+        self.inserted += 1
+        self._held_bytes += entry.nbytes
+        if not self._held or entry.source.name > self._held[-1].source.name:
+            self._held.append(entry)
+        else:
+            insort(self._held, entry, key=lambda held: held.source.name)
+        if len(self._held) > self._config.size:
+            self._leave(self._held[0])
+        if self._config.max_age is not None:
+            self._newest = max(self._newest, entry.source.name.step)
+            while self._held and self._newest - self._held[0].source.name.step > self._config.max_age:
                 self._leave(self._held[0])
-            if self._config.max_age is not None:
-                self._newest = max(self._newest, entry.source.name.step)
-                while self._held and self._newest - self._held[0].source.name.step > self._config.max_age:
-                    self._leave(self._held[0])
 
     def _leave(self, entry: Entry) -> None:
         self._held.remove(entry)
+        self._held_bytes -= entry.nbytes
         if entry.times_sampled:
             self.retired += 1
         else:

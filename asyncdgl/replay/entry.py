@@ -8,7 +8,7 @@ from typing import Any
 from asyncdgl.batch import Provenance
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Entry:
     """One mini-batch in a buffer.
 

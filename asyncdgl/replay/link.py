@@ -22,6 +22,9 @@ class Link:
         draws: keyed by (seed, link).
         in_order: give entries out by step, holding back those that overtook an earlier one (samplers ``fifo``).
         may_drop: drop the oldest when more than ``max_in_flight`` are on the way; otherwise there is no bound here.
+
+    Attributes:
+        is_plain: whether it does nothing to an entry: ``pass_on`` then does the same as ``send``, at once.
     """
 
     def __init__(self, delay: LinkDelay, draws: Draws, in_order: bool = False, may_drop: bool = True) -> None:
@@ -32,6 +35,7 @@ class Link:
         self._on_the_way: list[tuple[float, Entry]] = []
         self._free_at = float("-inf")
         self._seen: defaultdict[int, _Steps] = defaultdict(_Steps)  # by incarnation
+        self.is_plain = not in_order and not delay.has_delay and delay.loss == 0
         self._settled = _Steps()  # steps that arrived, were lost or dropped: nothing earlier is still to come
         self.sent = 0
         self.lost = 0
@@ -84,6 +88,18 @@ class Link:
         self._on_the_way.append((due, entry))
         return True
 
+    def pass_on(self, entry: Entry) -> bool:
+        """Send an entry through a link that neither delays nor loses nor reorders: it arrives at once.
+
+        Returns:
+            Whether the entry is new.
+        """
+        name = entry.source.name
+        if not self._seen[name.incarnation].add(name.step):
+            return False
+        self.sent += 1
+        return True
+
     def knows(self, name: PassName) -> bool:
         """Whether an entry of this name was sent before."""
         return name.step in self._seen[name.incarnation]
@@ -98,6 +114,8 @@ class Link:
 
     def arrivals(self, now: float) -> list[Entry]:
         """The entries that have arrived by ``now``, in the order in which the buffer is to take them."""
+        if not self._on_the_way:
+            return []
         due = [pair for pair in self._on_the_way if pair[0] <= now]
         due.sort(key=lambda pair: pair[1].age_key if self._in_order else (pair[0], pair[1].age_key))
         arrived = []
@@ -137,6 +155,9 @@ class _Steps:
 
     def add(self, step: int) -> bool:
         """Whether the step is new."""
+        if step == self.first_missing and not self._above:
+            self.first_missing += 1
+            return True
         if step in self:
             return False
         self._above.add(step)

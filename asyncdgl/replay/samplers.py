@@ -1,6 +1,7 @@
 """Samplers: which entry a buffer gives. They see the entries from oldest to newest and choose one."""
 
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 
 from asyncdgl.replay.entry import Entry
 
@@ -8,9 +9,12 @@ Sampler = Callable[[Sequence[Entry], Callable[[], float]], Entry]
 """Chooses among entries (oldest first, at least one); the second argument draws a uniform number."""
 
 
+_TIMES_SAMPLED = attrgetter("times_sampled")
+
+
 def priority_lifo(entries: Sequence[Entry], uniform: Callable[[], float]) -> Entry:
     """Among the entries used the fewest times, the newest (paper, asynchronous experiment)."""
-    return min(reversed(entries), key=lambda entry: entry.times_sampled)
+    return min(reversed(entries), key=_TIMES_SAMPLED)
 
 
 def lifo(entries: Sequence[Entry], uniform: Callable[[], float]) -> Entry:

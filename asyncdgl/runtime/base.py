@@ -95,6 +95,11 @@ def make_clock(config: RunConfig, stage: int) -> ProfileClock:
     return ProfileClock(config.profile.stage(stage), Draws(config.seed, "clock", stage))
 
 
+def steps_clock(config: RunConfig, after_stage: int) -> bool:
+    """Whether entries on this link travel on the profile clock, and not on the buffer's own."""
+    return config.pace == "profile" and config.profile.unit == "steps" and config.profile.link(after_stage).has_delay
+
+
 def open_dataset(config: RunConfig, folder: Path) -> Dataset:
     """The data set that lies decoded in ``folder``."""
     from asyncdgl.data.cache import open_cached
@@ -194,6 +199,7 @@ class StagePasses:
         sampled_s: float | None,
         waits: Mapping[str, float],
         number: int | None = None,
+        start_s: float | None = None,
     ) -> Passed:
         """Make one pass.
 
@@ -203,9 +209,10 @@ class StagePasses:
             sampled_s: when it was given.
             waits: seconds waited since the last pass, by reason.
             number: stage 1 only: which batch of the stream it reads; the next one if not given.
+            start_s: when the pass began, where that is not now.
         """
         name, updates = self.next_name, self.stage.updates
-        start_s = self._clock()
+        start_s = self._clock() if start_s is None else start_s
         batch = self._input(sample, self.step if number is None else number)
         loss: float | None = None
         lr = self.stage.lr

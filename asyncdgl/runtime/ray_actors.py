@@ -28,6 +28,7 @@ from asyncdgl.runtime.base import (
     make_evaluator,
     open_dataset,
     set_up_torch,
+    steps_clock,
 )
 from asyncdgl.runtime.pace import Pace
 
@@ -48,11 +49,6 @@ def hello() -> Line:
         "version": asyncdgl.__version__,
         "path": str(Path(asyncdgl.__file__).resolve().parent),
     }
-
-
-def steps_clock(config: RunConfig, after_stage: int) -> bool:
-    """Whether entries on this link travel on the profile clock, and not on the buffer's own."""
-    return config.pace == "profile" and config.profile.unit == "steps" and config.profile.link(after_stage).has_delay
 
 
 # --- Pace -------------------------------------------------------------------------------------------------------------

@@ -25,8 +25,9 @@ from asyncdgl.runtime.base import (
     make_stages,
     open_dataset,
     set_up_torch,
+    steps_clock,
 )
-from asyncdgl.runtime.ray_actors import Reply, Start, hello, steps_clock
+from asyncdgl.runtime.ray_actors import Reply, Start, hello
 from asyncdgl.trace import PassRecord
 
 UNACKNOWLEDGED = 4

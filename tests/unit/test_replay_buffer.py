@@ -429,7 +429,7 @@ def test_the_same_step_of_a_restarted_producer_is_another_entry():
     # Rule 4: a pass is named (stage, incarnation, step), and a restarted stage may repeat step numbers.
     buffer = make_buffer()
     before = make_entry(5)
-    source = dataclasses.replace(before.source, name=before.source.name._replace(incarnation=1))
+    source = before.source._replace(name=before.source.name._replace(incarnation=1))
     buffer.insert(before, 0.0)
     buffer.insert(dataclasses.replace(before, source=source), 0.0)
     assert [entry.source.name.incarnation for entry in buffer.held] == [0, 1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
 from collections import Counter
@@ -65,7 +64,7 @@ def synchronous(simulate, small_config):
 
 
 def without_wall_times(trace: list[Any]) -> list[Any]:
-    return [dataclasses.replace(r, start_s=0.0, end_s=0.0, sampled_s=None) for r in trace]
+    return [r._replace(start_s=0.0, end_s=0.0, sampled_s=None) for r in trace]
 
 
 # --- Identities -------------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 
@@ -99,7 +98,7 @@ def test_staleness_counts_the_updates_since_the_entry_was_made(
     record, producer, sampled_s, source_step, expected
 ) -> None:
     reader = record(2, 0, 9.0, sampled_s=sampled_s, source_incarnation=0, source_step=source_step)
-    reader = dataclasses.replace(reader, source_update=source_step)
+    reader = reader._replace(source_update=source_step)
     assert staleness([reader], producer).tolist() == [expected]
 
 
@@ -175,7 +174,7 @@ def passes_of_a_stage(draw) -> list[tuple[int, int]]:
 def test_overlap_is_the_time_in_which_both_compute(one, other) -> None:
     def records(spans):
         blank = PassRecord(1, 0, 0, "train", 0, None, None, None, None, None, 0.0, 0.0, {}, None)
-        return [dataclasses.replace(blank, start_s=float(a), end_s=float(b)) for a, b in spans]
+        return [blank._replace(start_s=float(a), end_s=float(b)) for a, b in spans]
 
     def seconds(spans):
         return {t for a, b in spans for t in range(a, b)}

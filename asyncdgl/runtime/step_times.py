@@ -1,0 +1,91 @@
+"""How long the passes of each stage take here, all stages computing at once: for the virtual runtime."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from asyncdgl.config import PassTimes, RunConfig
+from asyncdgl.errors import StageFailed
+from asyncdgl.trace import FORWARD, TRAIN
+
+MEASURE_S = 2.0
+"""How long each kind of pass is measured."""
+
+POLL_S = 0.1
+
+
+def measure_step_times(config: RunConfig, data: Path, check: Callable[[], None]) -> tuple[PassTimes, ...]:
+    """Mean seconds of a pass of each stage, by kind, decoding and encoding included; messages are not.
+
+    Each stage runs in a process of its own, as with ``ray``: first all make training passes at the same time, then all
+    forward-only ones.
+
+    Raises:
+        StageFailed: a process died.
+    """
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(config.stages)
+    pipes, processes = [], []
+    try:
+        for number in range(1, config.stages + 1):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_measure, args=(config, data, number, barrier, theirs), daemon=True)
+            process.start()
+            pipes.append(ours)
+            processes.append(process)
+        times = []
+        for number, (pipe, process) in enumerate(zip(pipes, processes, strict=True), 1):
+            while not pipe.poll(POLL_S):
+                check()
+                if not process.is_alive() and not pipe.poll(0):
+                    raise StageFailed(f"stage {number}: its process died while its passes were measured")
+            train, forward = pipe.recv()
+            times.append(PassTimes(train=train, forward=forward))
+        return tuple(times)
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+def _measure(config: RunConfig, data: Path, number: int, barrier: Any, pipe: Any) -> None:
+    """In its own process: passes of one stage, all on the same input."""
+    import torch
+
+    from asyncdgl.batch import PassName, Provenance
+    from asyncdgl.nets.shape import block_shapes, cut
+    from asyncdgl.replay.buffer import Sample
+    from asyncdgl.replay.codecs import encode
+    from asyncdgl.runtime.base import StagePasses, make_stages, open_dataset, set_up_torch
+
+    set_up_torch(config)
+    dataset = open_dataset(config, data)
+    stage = make_stages(config, dataset, only=number)[0]
+    passes = StagePasses(config, dataset, number, stage, time.perf_counter)
+    sample = None
+    if number > 1:
+        shapes = block_shapes(config.model, dataset.channels, config.data.image_size)
+        made = shapes[cut(config.model.blocks, config.stages)[number - 2][-1]]
+        x = torch.rand(config.batch_size, made.features, made.pixels, made.pixels)
+        if config.precision == "bf16":
+            x = x.to(torch.bfloat16)
+        y = torch.arange(config.batch_size) % len(dataset.classes)
+        source = Provenance(PassName(number - 1, 0, 0), 0, True, 0)
+        sample = Sample(source, encode(config.buffer.codec, x, y), 1)
+    means = []
+    for kind in (TRAIN, FORWARD):
+        for _ in range(3):
+            passes.run(kind, sample, 0.0, {})
+        barrier.wait()
+        began, taken, count = time.perf_counter(), 0.0, 0
+        while time.perf_counter() - began < MEASURE_S:
+            record = passes.run(kind, sample, 0.0, {}).record
+            taken += record.end_s - record.start_s
+            count += 1
+        means.append(taken / count)
+        barrier.wait()  # nobody is done while others still measure
+    pipe.send(means)
