@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -128,7 +128,7 @@ Starter = Callable[[Path], Job]
 
 
 @contextlib.contextmanager
-def local_jobs():  # type: ignore[no-untyped-def]
+def local_jobs() -> Iterator[Starter]:
     """A starter of local runs, which end with this process however it ends."""
     mark = secrets.token_hex(8)
     guardian = start_guardian(MARK, mark)
