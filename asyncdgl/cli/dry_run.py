@@ -14,6 +14,10 @@ from asyncdgl.config_file import dump_config
 
 def show_dry_run(config: RunConfig) -> None:
     """Print the resolved configuration, each stage's parameters and cost, and the buffers' memory."""
+    if not config.has_tensors:
+        click.echo(dump_config(config))
+        click.echo("Nothing is computed: no parameters, no cost, no memory for activations.")
+        return
     from asyncdgl.data.cache import image_shape
     from asyncdgl.nets.shape import block_shapes, cut
 

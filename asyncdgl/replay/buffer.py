@@ -43,6 +43,7 @@ class ReplayBuffer:
         self._held: list[Entry] = []  # oldest first
         self._reserved: set[PassName] = set()
         self._held_bytes = 0
+        self._held_at_samples = 0
         self._newest = -1  # step of the newest entry that has arrived
         self.inserted = 0
         self.sampled = 0
@@ -119,6 +120,7 @@ class ReplayBuffer:
             if len(self._link):
                 raise SampleBlocked("not_arrived", self._link.next_due())
             raise SampleBlocked("reused_up" if self.inserted else "empty")
+        self._held_at_samples += len(self._held)
         entry = self._choose(self._held, lambda: self._draws.uniform(self.sampled))
         entry.times_sampled += 1
         self.sampled += 1
@@ -131,8 +133,11 @@ class ReplayBuffer:
         """Encoded bytes held and on the way."""
         return self._held_bytes + self._link.nbytes
 
-    def statistics(self) -> dict[str, int]:
-        """The counts of the summary, so that sent = inserted + on_the_way + lost + dropped."""
+    def statistics(self) -> dict[str, float]:
+        """The counts of the summary, so that sent = inserted + on_the_way + lost + dropped.
+
+        ``mean_held`` is the mean number of entries that a reader could choose from.
+        """
         return {
             "sent": self._link.sent,
             "inserted": self.inserted,
@@ -143,6 +148,7 @@ class ReplayBuffer:
             "dropped": self._link.dropped,
             "left": len(self._held),
             "on_the_way": len(self._link),
+            "mean_held": self._held_at_samples / self.sampled if self.sampled else 0.0,
             "peak_bytes": self.peak_bytes,
         }
 

@@ -219,7 +219,7 @@ class BufferActor:
         """See ``ReplayBuffer.drop``."""
         self._buffer.drop(name)
 
-    async def statistics(self) -> dict[str, int]:
+    async def statistics(self) -> dict[str, float]:
         """The counts of the summary."""
         return self._buffer.statistics()
 

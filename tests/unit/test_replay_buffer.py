@@ -440,8 +440,8 @@ def test_the_same_step_of_a_restarted_producer_is_another_entry():
 
 
 def counts(buffer: ReplayBuffer) -> dict[str, int]:
-    """What is not zero, but for bytes."""
-    return {key: value for key, value in buffer.statistics().items() if value and key != "peak_bytes"}
+    """What is not zero, but for bytes and means."""
+    return {k: value for k, value in buffer.statistics().items() if value and k not in ("peak_bytes", "mean_held")}
 
 
 @pytest.mark.parametrize(
@@ -538,6 +538,15 @@ def test_bytes_held_and_on_the_way():
     assert held_steps(buffer) == [1, 2]
     assert buffer.nbytes == 250
     assert buffer.statistics()["peak_bytes"] == 350
+
+
+def test_entries_that_a_reader_could_choose_from():
+    buffer = make_buffer(size=3)
+    assert buffer.statistics()["mean_held"] == 0
+    for step in range(4):
+        buffer.insert(make_entry(step), 0.0)
+        buffer.sample(0.0)
+    assert buffer.statistics()["mean_held"] == (1 + 2 + 3 + 3) / 4
 
 
 # --- Configuration ----------------------------------------------------------------------------------------------------
