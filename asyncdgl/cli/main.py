@@ -8,6 +8,8 @@ import click
 
 from asyncdgl import __version__
 from asyncdgl.cli.profiles import profiles
+from asyncdgl.cli.replay import replay
+from asyncdgl.cli.report import report
 from asyncdgl.cli.run import run
 from asyncdgl.cli.sweep import sweep
 from asyncdgl.errors import AsyncDGLError, ConfigError, DataError
@@ -27,6 +29,8 @@ def cli() -> None:
 
 cli.add_command(run)
 cli.add_command(sweep)
+cli.add_command(report)
+cli.add_command(replay)
 cli.add_command(profiles)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from asyncdgl.cli.signals import Interrupted, Signals
 from asyncdgl.config_file import parse_assignment, set_key
 from asyncdgl.defaults import available_cores
 from asyncdgl.errors import ConfigError
-from asyncdgl.study.execute import Finished, RunStore, execute, local_jobs
+from asyncdgl.study.execute import Finished, RunStore, Starter, execute, local_jobs
 from asyncdgl.study.results import markdown, read_sweep, write_index, write_tables
 from asyncdgl.study.sweep import Sweep, SweepRun, load_sweep
 
@@ -33,6 +35,7 @@ from asyncdgl.study.sweep import Sweep, SweepRun, load_sweep
     help="Set a key for all runs, for example optim.lr=0.05.",
 )
 @click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="Runs at a time (default: cores / threads).")
+@click.option("--address", metavar="HOST:PORT", help="Spread runs of sim and virtual over this Ray cluster.")
 @click.option("--dry-run", is_flag=True, help="Print how many runs there would be, and end.")
 def sweep(
     sweep_file: Path,
@@ -40,6 +43,7 @@ def sweep(
     runs_dir: Path | None,
     assignments: tuple[str, ...],
     jobs: int | None,
+    address: str | None,
     dry_run: bool,
 ) -> int:
     """Run a grid of configurations, each with several seeds, and leave one table.
@@ -50,25 +54,30 @@ def sweep(
     over: dict[str, Any] = {}
     for assignment in assignments:
         set_key(over, *parse_assignment(assignment))
+    from asyncdgl.study.sweep_figure import choose_figure, save_sweep_figure
+
     wanted = load_sweep(sweep_file, over)
+    choose_figure(wanted.figure, [run.values for run in wanted.runs])  # refused now, not after hours
     folder = Path("sweeps") / wanted.name if out is None else out
     store = RunStore(folder / "runs" if runs_dir is None else runs_dir)
     missing = [run for run in wanted.distinct if not store.has(run.key)]
-    at_once = jobs or _jobs_here(missing)
     click.echo(
         f"{wanted.name}: {len(wanted.runs)} points and seeds, {len(wanted.distinct)} different runs, "
-        f"{len(wanted.distinct) - len(missing)} there already; {len(missing)} to make, {at_once} at a time"
+        f"{len(wanted.distinct) - len(missing)} there already; {len(missing)} to make"
     )
     if dry_run:
         return 0
+    if address is not None:
+        _check_cluster(address, missing)
     signals = Signals()
     signals.install()
     signals.disarm()  # the runs under way may take their time to end
     with signals.deferred():
         _prepare(wanted, sweep_file, folder, store)
-        code = _make(missing, store, at_once, signals)
+        code = _make(missing, store, jobs, address, signals)
         results = read_sweep(folder)
         write_tables(results)
+        save_sweep_figure(results)
     click.echo(markdown(results))
     click.echo(f"results: {folder}")
     if code == 1:
@@ -96,10 +105,37 @@ def _prepare(wanted: Sweep, sweep_file: Path, folder: Path, store: RunStore) -> 
     store.tidy()
 
 
-def _make(missing: list[SweepRun], store: RunStore, jobs: int, signals: Signals) -> int:
+def _check_cluster(address: str, runs: list[SweepRun]) -> None:
+    from asyncdgl.runtime.ray_cluster import check_address
+
+    if any(run.config.runtime == "ray" for run in runs):
+        raise ConfigError(
+            "--address spreads runs of the runtimes sim and virtual; one of runtime ray takes a cluster for itself: "
+            "leave --address away and set ray.address"
+        )
+    check_address(address, address)
+
+
+@contextlib.contextmanager
+def _starter(runs: list[SweepRun], jobs: int | None, address: str | None) -> Iterator[tuple[Starter, int]]:
+    """What starts a run, here or on the cluster, and how many at a time."""
+    if address is None:
+        with local_jobs() as start:
+            yield start, jobs or _jobs_here(runs)
+        return
+    from asyncdgl.runtime.ray_sweep import cluster_jobs
+
+    with cluster_jobs(address, max(run.config.threads for run in runs)) as (start, room):
+        yield start, jobs or room
+
+
+def _make(runs: list[SweepRun], store: RunStore, jobs: int | None, address: str | None, signals: Signals) -> int:
     """Returns the exit code."""
     failed: list[Finished] = []
-    with _Bar(len(missing), jobs) as bar, local_jobs() as start:
+    if not runs:
+        return 0
+    with _starter(runs, jobs, address) as (start, at_once), _Bar(len(runs), at_once) as bar:
+        signals.take()  # Ray takes SIGTERM for itself
 
         def on_end(ended: Finished) -> None:
             bar.ended(ended)
@@ -107,7 +143,7 @@ def _make(missing: list[SweepRun], store: RunStore, jobs: int, signals: Signals)
                 failed.append(ended)
 
         try:
-            execute(missing, store, start, jobs, on_end, signals.check)
+            execute(runs, store, start, at_once, on_end, signals.check)
         except Interrupted as interrupt:
             return interrupt.exit_code
     return 1 if failed else 0

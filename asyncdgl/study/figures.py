@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 TIMELINE_PASSES = 40
 """Passes of the fastest stage that the timeline's window shows: enough for a pattern, few enough to see each."""
 
+MOST_STAGES = 16
+"""Stages that a figure shows: more would hide each other."""
+
 COMPUTING = {TRAIN: "#1f77b4", FORWARD: "#aec7e8"}
 WAITING = dict(
     zip(
@@ -28,16 +31,21 @@ WAITING = dict(
 )
 
 
-def draw_figures(run: Run) -> list[Path]:
+def draw_figures(run: Run, formats: Sequence[str] = ("png",)) -> list[Path]:
     """Draw all figures of a run into its folder ``figures``; returns their paths."""
-    folder = run.path / "figures"
-    folder.mkdir(exist_ok=True)
-    drawn = [_save(draw_learning_curves(run), folder / "learning_curves.png")]
+    figures = {"learning_curves": draw_learning_curves(run)} if run.config.has_tensors else {}
     if run.trace:
-        drawn.append(_save(draw_timeline(run), folder / "timeline.png"))
-    if run.config.trained_stages > 1 and run.trace:
-        drawn.append(_save(draw_staleness(run), folder / "staleness.png"))
-    return drawn
+        figures["timeline"] = draw_timeline(run)
+    if any(record.stage > 1 for record in run.trace):
+        figures["staleness"] = draw_staleness(run)
+    return [path for name, figure in figures.items() for path in save(figure, run.path / "figures", name, formats)]
+
+
+def _shown(stages: Sequence[int]) -> list[int]:
+    """All stages, or of too many some that are evenly spread, the first and the last among them."""
+    if len(stages) <= MOST_STAGES:
+        return list(stages)
+    return [stages[round(n * (len(stages) - 1) / (MOST_STAGES - 1))] for n in range(MOST_STAGES)]
 
 
 def _figure(width: float, height: float, columns: int, **ratios: Any) -> tuple[Figure, Sequence[Axes]]:
@@ -49,9 +57,19 @@ def _figure(width: float, height: float, columns: int, **ratios: Any) -> tuple[F
     return figure, list(axes[0])
 
 
-def _save(figure: Figure, path: Path) -> Path:
-    figure.savefig(path, dpi=150)
-    return path
+def save(figure: Figure, folder: Path, name: str, formats: Sequence[str], dpi: int = 150) -> list[Path]:
+    """Write a figure in each format, with equal bytes each time; returns the paths."""
+    from matplotlib import rc_context
+
+    undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    folder.mkdir(exist_ok=True)
+    paths = [folder / f"{name}.{form}" for form in formats]
+    with rc_context({"svg.hashsalt": "asyncdgl", "pdf.fonttype": 42}):  # 42: text that other programs can edit
+        for form, path in zip(formats, paths, strict=True):
+            part = folder / f".{path.name}.part"
+            figure.savefig(part, format=form, dpi=dpi, metadata=undated.get(form))
+            part.replace(path)
+    return paths
 
 
 def draw_learning_curves(run: Run) -> Figure:
@@ -59,25 +77,24 @@ def draw_learning_curves(run: Run) -> Figure:
     from matplotlib.ticker import MaxNLocator
 
     figure, (left, right) = _figure(10, 4, 2)
-    stages = range(1, run.config.trained_stages + 1)
+    stages = _shown(range(1, run.config.trained_stages + 1))
     epochs = [line for line in run.metrics if line["kind"] == "epoch"]
     evaluations = [line for line in run.metrics if line["kind"] == "evaluation"]
     for j in stages:
         own = [line for line in epochs if line["stage"] == j]
         left.plot([e["epoch"] for e in own], [e["loss"] for e in own], marker=".", label=f"stage {j}")
-        right.plot(
-            [e["epoch"] for e in evaluations],
-            [e["test_accuracy"][j - 1] for e in evaluations],
-            marker=".",
-            label=f"head {j}",
-        )
+        # Stages that train one after the other are evaluated while each of them trains, epoch 1 again for each.
+        own = [line for line in evaluations if line.get("stage", j) == j]
+        right.plot([e["epoch"] for e in own], [e["test_accuracy"][j - 1] for e in own], marker=".", label=f"head {j}")
     if len(stages) > 1:
-        ensemble = [e["test_ensemble_accuracy"][-1] for e in evaluations]
-        right.plot([e["epoch"] for e in evaluations], ensemble, color="black", linestyle="--", label="ensemble")
+        last = [line for line in evaluations if line.get("stage", stages[-1]) == stages[-1]]
+        ensemble = [e["test_ensemble_accuracy"][-1] for e in last]
+        right.plot([e["epoch"] for e in last], ensemble, color="black", linestyle="--", label="ensemble")
     for axes in (left, right):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     left.set(xlabel="own epochs of the stage", ylabel="training loss", yscale="log")
-    right.set(xlabel="epochs of the slowest stage", ylabel="test accuracy")
+    whose = "own epochs of the stage" if run.config.algorithm == "sequential-dgl" else "epochs of the slowest stage"
+    right.set(xlabel=whose, ylabel="test accuracy")
     left.legend()
     right.legend()
     figure.suptitle(run.config.name)
@@ -87,8 +104,9 @@ def draw_learning_curves(run: Run) -> Figure:
 def draw_timeline(run: Run) -> Figure:
     """Who computed, who waited and why: shares of the whole run, and each pass in a short window of it."""
     stages = by_stage(run.trace)
+    stages = {j: stages[j] for j in _shown(list(stages))}
     figure, (left, right) = _figure(12, 1.6 + 0.5 * len(stages), 2, width_ratios=[1, 3])
-    total = max(r.end_s for r in run.trace)
+    total = max(r.end_s for r in run.trace) or 1.0
     used: dict[str, str] = {}
     for j, passes in stages.items():
         _draw_shares(left, j, passes, total, used)
@@ -101,7 +119,7 @@ def draw_timeline(run: Run) -> Figure:
         axes.set_yticks(list(stages), [f"stage {j}" for j in stages])
         axes.invert_yaxis()
     left.set(xlim=(0, 1), xlabel="share of the training time (blank: messages)")
-    right.set(xlim=(start, end), xlabel="seconds since training began")
+    right.set(xlim=(start, end), xlabel=f"{run.config.time_unit} since training began")
     handles = [_patch(color, label) for label, color in used.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
     figure.suptitle(f"{run.config.name}: who computed, who waited and why")
@@ -136,12 +154,14 @@ def _label(kind: str) -> str:
 def _window(stages: dict[int, list[PassRecord]]) -> tuple[float, float]:
     """A stretch in the middle of the time in which all stages trained."""
     trained = [[r for r in passes if r.kind == TRAIN] for passes in stages.values()]
+    if not any(trained):  # stopped before the first update
+        trained = list(stages.values())
     begin = max(passes[0].start_s for passes in trained if passes)
     end = min(passes[-1].end_s for passes in trained if passes)
     if end <= begin:
         begin, end = 0.0, max(passes[-1].end_s for passes in trained if passes)
     periods = [(p[-1].end_s - p[0].start_s) / len(p) for p in trained if p]
-    half = min(TIMELINE_PASSES * min(periods), end - begin) / 2
+    half = min(TIMELINE_PASSES * min(periods), end - begin) / 2 or 0.5
     middle = (begin + end) / 2
     return middle - half, middle + half
 
@@ -166,7 +186,7 @@ def draw_staleness(run: Run) -> Figure:
     """Staleness and reuse of what each stage trained on: median, middle half, 5th to 95th percentile, mean."""
     figure, (left, right) = _figure(10, 4, 2)
     stages = by_stage(run.trace)
-    readers = [j for j in stages if j > 1]
+    readers = _shown([j for j in stages if j > 1])
     values = [staleness(stages[j], stages.get(j - 1, [])) for j in readers]
     reuse = [np.array([r.times_sampled for r in stages[j] if r.kind == TRAIN and r.times_sampled]) for j in readers]
     labels = [f"stage {j}" for j in readers]
