@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,7 @@ def sweep(
     signals.install()
     signals.disarm()  # the runs under way may take their time to end
     with signals.deferred():
-        _prepare(wanted, sweep_file, folder, store)
+        _prepare(wanted, sweep_file, folder, store, assignments)
         code = _make(missing, store, jobs, address, signals)
         results = read_sweep(folder)
         write_tables(results)
@@ -93,13 +93,13 @@ def _jobs_here(runs: list[SweepRun]) -> int:
     return max(1, available_cores() // threads)
 
 
-def _prepare(wanted: Sweep, sweep_file: Path, folder: Path, store: RunStore) -> None:
+def _prepare(wanted: Sweep, sweep_file: Path, folder: Path, store: RunStore, assignments: Sequence[str]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         store.path.mkdir(parents=True, exist_ok=True)
         if not (folder / "sweep.yaml").exists() or not (folder / "sweep.yaml").samefile(sweep_file):
             shutil.copyfile(sweep_file, folder / "sweep.yaml")
-        write_index(wanted, folder, store)
+        write_index(wanted, folder, store, assignments)
     except OSError as error:
         raise ConfigError(f"--out {folder} can't be made: {error.strerror or error}") from None
     store.tidy()

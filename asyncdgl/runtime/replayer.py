@@ -96,8 +96,9 @@ class Replay:
         if record.kind != (TRAIN if passes.is_training else FORWARD):
             raise _differs(record, "kind", TRAIN if passes.is_training else FORWARD, record.kind)
         sample = self._sample(record) if j > 1 else None
-        if j == 1 and not self._one_after_the_other and record.batch != name.step:
-            raise _differs(record, "batch", name.step, record.batch)
+        batch = name.step % passes.quota if self._one_after_the_other else name.step
+        if j == 1 and record.batch != batch:
+            raise _differs(record, "batch", batch, record.batch)
         passed = passes.run(record.kind, sample, None, {}, record.batch if j == 1 else None)
         if passed.record.loss != record.loss:
             raise _differs(record, "loss", passed.record.loss, record.loss)
@@ -144,6 +145,11 @@ class Replay:
             raise ReplayMismatch(
                 f"stage {j}: the trace has {passes.stage.updates} updates, but the summary "
                 f"{line['updates'] if line is not None else 'none'}"
+            )
+        forwards = passes.step - passes.stage.updates
+        if complete and line is not None and line["forward_passes"] != forwards:  # the last ones may have no reader
+            raise ReplayMismatch(
+                f"stage {j}: the trace has {forwards} forward-only passes, but the summary {line['forward_passes']}"
             )
         return StageReplay(j, passes.step, len(recorded), state_equal)
 

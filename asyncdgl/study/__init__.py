@@ -1,1 +1,1 @@
-"""Figures of runs."""
+"""What is made of runs: sweeps, tables, figures and reports."""

@@ -41,17 +41,23 @@ ALGORITHMS = {
 MEASURES = {
     "test_accuracy": "test accuracy (last head)",
     "ensemble_test_accuracy": "test accuracy (ensemble)",
-    "staleness_last_stage": "staleness in the last stage (producer's updates)",
-    "times_sampled_last_stage": "times an entry was given to the last stage",
-    "batch_age_last_stage": "batch age in the last stage (mini-batches)",
-    "train_seconds": "training time (s)",
+    "staleness": "staleness (producer's updates)",
+    "times_sampled": "times an entry was given",
+    "batch_age": "batch age in the last stage (mini-batches)",
+    "busy_fraction": "share of the time that a stage computes",
+    "entries_held": "entries to choose from",
+    "updates_per_time": "updates of the last stage per unit of time",
+    "train_seconds": "training time (s, or steps)",
 }
 SHORT_MEASURES = {
-    "staleness_last_stage": "staleness (updates)",
-    "times_sampled_last_stage": "times given",
-    "batch_age_last_stage": "batch age (batches)",
+    "staleness": "staleness (updates)",
+    "times_sampled": "times given",
+    "batch_age": "batch age (batches)",
+    "busy_fraction": "busy",
+    "entries_held": "entries held",
+    "updates_per_time": "updates per time",
 }
-"""Of the last stage, as a table's note says."""
+"""Means over stages, or of the last stage, as a table's note says."""
 FRACTIONS = ("test_accuracy", "ensemble_test_accuracy")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,11 @@ def _result_tables(results: SweepResults) -> list[Block]:
     rest = [name for name in MEASURES if name not in main]
     files = "Also in this folder: table.csv (every deviation and both ends of each interval), runs.csv, table.md."
     tables: list[Block] = [_result_table(results, main, f"{INTERVAL} {files}")]
-    return [*tables, _result_table(results, rest, "Staleness, times given and batch age are those of the last stage.")]
+    note = (
+        "Staleness, times given, busy (share of the time) and entries held are means over stages or buffers; batch age "
+        "and updates per time are those of the last stage."
+    )
+    return [*tables, _result_table(results, rest, note)]
 
 
 def _result_table(results: SweepResults, names: Sequence[str], note: str) -> Table:
@@ -204,10 +209,13 @@ def _repetition(results: SweepResults, text: str) -> list[Block]:
     kept = results.runs[0].path.parent if results.runs else results.path / "runs"
     if kept.is_relative_to(results.path):
         kept = kept.relative_to(results.path)
-    commands = f"asyncdgl sweep {SWEEP_FILE} --out . --runs {kept}\nasyncdgl run --config {kept}/RUN/config.yaml"
+    assigned = "".join(f" --set {shlex.quote(text)}" for text in results.assignments)
+    commands = (
+        f"asyncdgl sweep {SWEEP_FILE} --out . --runs {kept}{assigned}\nasyncdgl run --config {kept}/RUN/config.yaml"
+    )
     what = (
-        "In this folder: the first command makes what is missing (with the same --set as the first time, if there was "
-        "one); the second repeats one run, RUN being its name in runs.csv."
+        "In this folder: the first command makes what is missing; the second repeats one run, RUN being its name in "
+        "runs.csv."
     )
     blocks: list[Block] = [Text(what), Code(commands)]
     return [*blocks, Code(text, SWEEP_FILE)] if text else blocks

@@ -7,7 +7,7 @@ import io
 import json
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,23 +24,33 @@ Summary = Mapping[str, Any]
 Measure = Callable[[Summary], float | None]
 
 
-def _of_last_reader(what: str) -> Measure:
-    def measure(summary: Summary) -> float | None:
-        value: float | None = summary["stages"][-1][what]["mean"] if len(summary["stages"]) > 1 else None
-        return value
+def _over_stages(values: Iterable[float | None]) -> float | None:
+    there = [value for value in values if value is not None]
+    return statistics.fmean(there) if there else None
 
-    return measure
+
+def _updates_per_time(summary: Summary) -> float | None:
+    seconds: float = summary["train_seconds"]
+    return summary["stages"][-1]["updates"] / seconds if seconds else None
 
 
 MEASURES: dict[str, Measure] = {
     "test_accuracy": lambda s: s["test_accuracy"],
     "ensemble_test_accuracy": lambda s: s["ensemble_test_accuracy"],
-    "staleness_last_stage": _of_last_reader("staleness"),
-    "times_sampled_last_stage": _of_last_reader("times_sampled"),
-    "batch_age_last_stage": _of_last_reader("batch_age"),
+    "staleness": lambda s: _over_stages(stage["staleness"]["mean"] for stage in s["stages"]),
+    "times_sampled": lambda s: _over_stages(stage["times_sampled"]["mean"] for stage in s["stages"]),
+    "batch_age": lambda s: s["stages"][-1]["batch_age"]["mean"],
+    "busy_fraction": lambda s: _over_stages(stage["busy_fraction"] for stage in s["stages"]),
+    "entries_held": lambda s: _over_stages(buffer.get("mean_held") for buffer in s["buffers"]),
+    "updates_per_time": _updates_per_time,
     "train_seconds": lambda s: s["train_seconds"],
 }
-"""What the tables show of each run: fractions, producer's updates, times, batches, seconds."""
+"""What the tables show of each run.
+
+Accuracies are fractions. Staleness (producer's updates), times_sampled, busy_fraction and entries_held (entries that a
+reader could choose from) are means over the stages or buffers that have them; batch_age (batches) and updates_per_time
+are of the last stage. Times are seconds, or steps in a virtual run without step times.
+"""
 
 
 @dataclass(frozen=True)
@@ -56,13 +66,14 @@ class RunResult:
 
 @dataclass(frozen=True)
 class SweepResults:
-    """A sweep as far as its runs are finished."""
+    """A sweep as far as its runs are finished; ``assignments`` are those of ``--set``."""
 
     name: str
     path: Path
     columns: list[str]
     figure: FigureConfig | None
     runs: list[RunResult]
+    assignments: list[str]
 
 
 @dataclass(frozen=True)
@@ -97,7 +108,7 @@ def estimate(values: Sequence[float]) -> Estimate:
     return Estimate(mean, sd, mean - half, mean + half, len(values))
 
 
-def write_index(sweep: Sweep, folder: Path, store: RunStore) -> None:
+def write_index(sweep: Sweep, folder: Path, store: RunStore, assignments: Sequence[str] = ()) -> None:
     """sweep.json: which runs make up the sweep, and where they are kept."""
     try:
         kept = store.path.resolve().relative_to(folder.resolve()).as_posix()  # the folder can be moved as a whole
@@ -106,6 +117,7 @@ def write_index(sweep: Sweep, folder: Path, store: RunStore) -> None:
     index = {
         "name": sweep.name,
         "runs_in": kept,
+        "set": list(assignments),
         "columns": sweep.columns,
         "figure": sweep.figure.model_dump() if sweep.figure else None,
         "runs": [{"values": r.values, "seed": r.seed, "key": r.key} for r in sweep.runs],
@@ -131,7 +143,7 @@ def read_sweep(folder: Path) -> SweepResults:
         summary = json.loads((path / SUMMARY).read_text(encoding="utf-8")) if store.has(run["key"]) else None
         runs.append(RunResult(run["values"], run["seed"], run["key"], path, summary))
     figure = FigureConfig.model_validate(index["figure"]) if index["figure"] else None
-    return SweepResults(index["name"], folder, index["columns"], figure, runs)
+    return SweepResults(index["name"], folder, index["columns"], figure, runs, index.get("set", []))
 
 
 def points(results: SweepResults) -> list[PointResult]:
@@ -178,7 +190,7 @@ def runs_csv(results: SweepResults) -> str:
     return out.getvalue()
 
 
-SHOWN = ("test_accuracy", "ensemble_test_accuracy", "staleness_last_stage", "times_sampled_last_stage")
+SHOWN = ("test_accuracy", "ensemble_test_accuracy", "staleness", "times_sampled")
 
 
 def markdown(results: SweepResults) -> str:

@@ -21,11 +21,17 @@ def results_of(tmp_path):
         for values, accuracies in points:
             for seed, accuracy in enumerate(accuracies):
                 none = {"mean": None}
-                stage = {"staleness": none, "times_sampled": none, "batch_age": none}
+                stage = {
+                    "staleness": none,
+                    "times_sampled": none,
+                    "batch_age": none,
+                    "busy_fraction": 0.5,
+                    "updates": 3,
+                }
                 summary = {"test_accuracy": accuracy, "ensemble_test_accuracy": None, "train_seconds": 1.0}
-                kept = None if accuracy is None else {**summary, "stages": [stage, stage]}
+                kept = None if accuracy is None else {**summary, "stages": [stage, stage], "buffers": []}
                 runs.append(RunResult(values, seed, str(len(runs)), tmp_path, kept))
-        return SweepResults(name, tmp_path, list(runs[0].values), figure, runs)
+        return SweepResults(name, tmp_path, list(runs[0].values), figure, runs, [])
 
     return make
 
