@@ -8,7 +8,7 @@ import json
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,7 @@ class SweepResults:
     figure: FigureConfig | None
     runs: list[RunResult]
     assignments: list[str]
+    reference: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -89,11 +90,16 @@ class Estimate:
 
 @dataclass(frozen=True)
 class PointResult:
-    """One point of the grid: the seeds that are there, and each measure over them."""
+    """One point of the grid: the seeds that are there, and each measure over them.
+
+    ``difference`` is the test accuracy less that of the reference point, seed by seed: what the seeds have in common
+    (weights, order of the data) does not blur it.
+    """
 
     values: dict[str, Any]
     seeds: list[int]
     estimates: dict[str, Estimate]
+    difference: Estimate | None
 
 
 def estimate(values: Sequence[float]) -> Estimate:
@@ -119,6 +125,7 @@ def write_index(sweep: Sweep, folder: Path, store: RunStore, assignments: Sequen
         "runs_in": kept,
         "set": list(assignments),
         "columns": sweep.columns,
+        "reference": sweep.reference,
         "figure": sweep.figure.model_dump() if sweep.figure else None,
         "runs": [{"values": r.values, "seed": r.seed, "key": r.key} for r in sweep.runs],
     }
@@ -143,7 +150,9 @@ def read_sweep(folder: Path) -> SweepResults:
         summary = json.loads((path / SUMMARY).read_text(encoding="utf-8")) if store.has(run["key"]) else None
         runs.append(RunResult(run["values"], run["seed"], run["key"], path, summary))
     figure = FigureConfig.model_validate(index["figure"]) if index["figure"] else None
-    return SweepResults(index["name"], folder, index["columns"], figure, runs, index.get("set", []))
+    return SweepResults(
+        index["name"], folder, index["columns"], figure, runs, index.get("set", []), index.get("reference", {})
+    )
 
 
 def points(results: SweepResults) -> list[PointResult]:
@@ -159,8 +168,26 @@ def points(results: SweepResults) -> list[PointResult]:
             numbers = [value for run in runs if run.summary and (value := measure(run.summary)) is not None]
             if numbers:
                 estimates[name] = estimate(numbers)
-        found.append(PointResult(runs[0].values, sorted(run.seed for run in runs), estimates))
+        seeds = sorted(run.seed for run in runs)
+        found.append(PointResult(runs[0].values, seeds, estimates, _difference(results, grouped, runs)))
     return found
+
+
+def _difference(
+    results: SweepResults, grouped: Mapping[str, list[RunResult]], runs: list[RunResult]
+) -> Estimate | None:
+    """Paired difference to the reference: the point with the reference's values, and else this one's or none."""
+    nothing = dict.fromkeys(results.columns)
+    for rest in (runs[0].values, nothing) if results.reference else ():
+        wanted = {**rest, **results.reference}
+        other = next((there for there in grouped.values() if there[0].values == wanted), [])
+        if other and other is not runs:
+            theirs = {run.seed: run.summary["test_accuracy"] for run in other if run.summary}
+            pairs = [
+                run.summary["test_accuracy"] - theirs[run.seed] for run in runs if run.summary and run.seed in theirs
+            ]
+            return estimate(pairs) if pairs else None
+    return None
 
 
 def points_csv(results: SweepResults) -> str:
@@ -168,11 +195,12 @@ def points_csv(results: SweepResults) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     parts = ("mean", "sd", "low", "high")
-    writer.writerow([*results.columns, "seeds", *(f"{name}_{part}" for name in MEASURES for part in parts)])
+    names = [*MEASURES, *([DIFFERENCE] if results.reference else [])]
+    writer.writerow([*results.columns, "seeds", *(f"{name}_{part}" for name in names for part in parts)])
     for point in points(results):
         row: list[Any] = [_cell(point.values[key]) for key in results.columns] + [len(point.seeds)]
-        for name in MEASURES:
-            found = point.estimates.get(name)
+        for name in names:
+            found = point.difference if name == DIFFERENCE else point.estimates.get(name)
             row += ["" if found is None else _cell(getattr(found, part)) for part in parts]
         writer.writerow(row)
     return out.getvalue()
@@ -190,6 +218,7 @@ def runs_csv(results: SweepResults) -> str:
     return out.getvalue()
 
 
+DIFFERENCE = "less_reference"
 SHOWN = ("test_accuracy", "ensemble_test_accuracy", "staleness", "times_sampled")
 
 
@@ -197,13 +226,18 @@ def markdown(results: SweepResults) -> str:
     """The table for a person: of each shown measure the mean, its 95 % interval and the standard deviation."""
     rows = points(results)
     shown = [name for name in SHOWN if any(name in point.estimates for point in rows)]
-    lines = [_line([*results.columns, "seeds", *(name.replace("_", " ") for name in shown)])]
-    lines.append(_line(["---"] * (len(results.columns) + 1 + len(shown))))
+    more = [DIFFERENCE] if results.reference else []
+    lines = [_line([*results.columns, "seeds", *(name.replace("_", " ") for name in [*shown, *more])])]
+    lines.append(_line(["---"] * (len(results.columns) + 1 + len(shown) + len(more))))
     for point in rows:
         cells = [str(_cell(point.values[key])) for key in results.columns] + [str(len(point.seeds))]
-        lines.append(_line(cells + [_shown(point.estimates.get(name)) for name in shown]))
+        estimates = [point.estimates.get(name) for name in shown] + [point.difference] * len(more)
+        lines.append(_line(cells + [_shown(found) for found in estimates]))
     missing = sum(run.summary is None for run in results.runs)
     note = "mean ± half of the 95 % interval (Student's t over seeds), standard deviation in brackets"
+    if results.reference:
+        where = ", ".join(f"{key} = {value}" for key, value in results.reference.items())
+        note += f"; less reference: test accuracy less that with {where}, seed by seed"
     if missing:
         note += f"; {missing} of {len(results.runs)} runs are missing"
     return "\n".join(lines) + f"\n\n{note}\n"

@@ -53,6 +53,9 @@ class SweepConfig(GridPart):
     name: str = Field(default="", max_length=80, pattern=r"^[A-Za-z0-9_][A-Za-z0-9._+-]*$", description="of the sweep")
     also: list[GridPart] = Field(default=[], description="more grids; each adds to the settings above")
     figure: FigureConfig | None = Field(default=None, description="the figure; by default the first numeric key")
+    reference: dict[str, Any] = Field(
+        default={}, description="keys and values of the point that each point is compared with, seed by seed"
+    )
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ class Sweep:
     name: str
     runs: list[SweepRun]
     figure: FigureConfig | None
+    reference: dict[str, Value]
 
     @property
     def columns(self) -> list[str]:
@@ -121,7 +125,10 @@ def load_sweep(path: Path, over: Mapping[str, Any] = MappingProxyType({})) -> Sw
                 f"sweep file {path}: two runs can't be told apart: {values}, seed {point.seed}; "
                 "delay profiles in the file need a name of their own each"
             )
-    return Sweep(sweep.name, list(runs.values()), sweep.figure)
+    for key, value in sweep.reference.items():
+        if key not in keys or all(run.values[key] != value for run in runs.values()):
+            raise ConfigError(f"sweep file {path}: reference: no run has {key} = {value!r}")
+    return Sweep(sweep.name, list(runs.values()), sweep.figure, sweep.reference)
 
 
 @dataclass(frozen=True)
