@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,6 +167,9 @@ class BufferActor:
         self._reader = after_stage + 1
         self._steps_clock = steps_clock(config, after_stage)
         self._changed = asyncio.Condition()
+        # An entry may leave the buffer before its reader has fetched what it was given, and Ray has been seen to delete
+        # the data then, although the reader had a reference: what the reader may still have to fetch stays here.
+        self._given: deque[Any] = deque(maxlen=config.buffer.prefetch + 2)
         # Copying a large array would block the event loop: one thread does it, in order.
         self._copier = ThreadPoolExecutor(max_workers=1)
 
@@ -195,6 +199,7 @@ class BufferActor:
                     return Reply(None, time.monotonic(), waited_for)
                 now = await self._wait_for_arrival(now, blocked.due, deadline)
                 continue
+            self._given.append(sample.payload)
             await self._notify()
             return Reply(sample, time.monotonic(), waited_for)
 

@@ -157,7 +157,7 @@ def _points(sweep: SweepConfig, part: GridPart, path: Path) -> list[_Point]:
         for seed in listed:
             tree = {**copy.deepcopy(shared), "seed": seed}  # set_key writes into the sections: each run has its own
             for key, value in chosen.items():
-                set_key(tree, key, value)
+                set_key(tree, key, copy.deepcopy(value))
             points.append(_Point(tree, {**(_flat(part.config) if own else {}), **chosen}, seed))
     return points
 
