@@ -8,7 +8,7 @@ import json
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -261,13 +261,33 @@ def _cell(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, dict | list) else value
 
 
+def results_json(results: SweepResults) -> str:
+    """The same for programs: each point with its estimates, and each finished run with its measures."""
+    found = [
+        {
+            "values": point.values,
+            "seeds": point.seeds,
+            **{name: asdict(value) for name, value in point.estimates.items()},
+            **({DIFFERENCE: asdict(point.difference)} if point.difference else {}),
+        }
+        for point in points(results)
+    ]
+    runs = [
+        {"values": run.values, "seed": run.seed, "run": run.key, **{n: m(run.summary) for n, m in MEASURES.items()}}
+        for run in results.runs
+        if run.summary is not None
+    ]
+    return json.dumps({"name": results.name, "points": found, "runs": runs}, indent=1) + "\n"
+
+
 def write_tables(results: SweepResults) -> list[Path]:
-    """table.md, table.csv and runs.csv in the sweep's folder."""
+    """table.md, table.csv, runs.csv and results.json in the sweep's folder."""
     written = []
     for name, text in (
         ("table.md", markdown(results)),
         ("table.csv", points_csv(results)),
         ("runs.csv", runs_csv(results)),
+        ("results.json", results_json(results)),
     ):
         part = results.path / f".{name}.part"
         part.write_text(text, encoding="utf-8")
