@@ -628,3 +628,21 @@ def test_a_configuration_is_parsed_without_torch_and_ray() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("dataset", ["digits", "fashion-mnist", "cifar10", "image-folder", "synthetic"])
+@pytest.mark.parametrize("algorithm", ["async-dgl", "sync-dgl", "sequential-dgl", "backprop"])
+@pytest.mark.parametrize("runtime", ["sim", "ray", "virtual"])
+def test_what_a_run_wrote_down_can_be_run_again(tmp_path, dataset, algorithm, runtime) -> None:
+    """The defaults of a data set (cifar10 has aux mlp-sr) are no settings without effect, whatever the algorithm."""
+    tree = {"algorithm": algorithm, "runtime": runtime, "data": {"dataset": dataset}}
+    if dataset == "image-folder":
+        tree["data"]["data_dir"] = str(tmp_path)
+    try:
+        config = parse_config(tree)
+    except ConfigError:
+        assert runtime != "sim"  # what does not go together
+        return
+    path = tmp_path / "config.yaml"
+    path.write_text(dump_config(config))
+    assert parse_config(load_yaml(path)) == config
