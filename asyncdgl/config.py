@@ -266,7 +266,7 @@ def _cross_field_problems(config: RunConfig) -> list[str]:
             f"data.image_size {data.image_size} is too small for {len(model.downsample)} poolings: the last block "
             f"would have {last} pixels of a side, and needs 2; use larger images or fewer model.downsample"
         )
-    if data.dataset == "image-folder" and data.data_dir is None:
+    if data.dataset == "image-folder" and data.data_dir is None and config.has_tensors:
         found.append("data.dataset image-folder needs --data-dir DIR with train/<class>/ and test/<class>/")
     if (data.mean is None) != (data.std is None):
         found.append("data.mean and data.std must be given together")

@@ -187,7 +187,7 @@ def applies(config: RunConfig, key: str) -> bool:
 def _without_effect(config: RunConfig, tree: Mapping[str, Any], given: Collection[str]) -> list[str]:
     """Settings that this run would silently ignore: typed ones always, those of a file where they differ."""
     dataset = config.data.dataset
-    data = {"dataset": dataset, "data_dir": config.data.data_dir if dataset == "image-folder" else None}
+    data = {"dataset": dataset, "data_dir": config.data.data_dir or "." if dataset == "image-folder" else None}
     neutral = RunConfig.model_validate({"data": data, "runtime": config.runtime})
     found = []
     for key, (_, where) in _APPLIES.items():

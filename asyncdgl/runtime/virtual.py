@@ -178,7 +178,7 @@ class VirtualRun:
         elif what == SLEEPING:
             stage.waits[stage.sleeps_for] += self.now - stage.since
             self._let_move(stage)
-        elif stage.state == "not_arrived":
+        elif stage.state in NO_INPUT:
             self._wake(stage)
 
     def _let_move(self, stage: _Stage) -> None:
@@ -208,7 +208,7 @@ class VirtualRun:
                 self._wake(stage)
         while self._awaiting and self._awaiting[0][0] <= self._pace.now:
             stage = self._stages[heappop(self._awaiting)[1]]
-            if stage.state == "not_arrived":
+            if stage.state in NO_INPUT:
                 self._wake(stage)
 
     # --- One stage, in the order in which the Ray runtime's stage does it
