@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.connection
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,23 +30,28 @@ def measure_step_times(config: RunConfig, data: Path, check: Callable[[], None])
     """
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(config.stages)
-    pipes, processes = [], []
+    pipes: dict[int, Any] = {}
+    processes = []
     try:
         for number in range(1, config.stages + 1):
             ours, theirs = context.Pipe()
             process = context.Process(target=_measure, args=(config, data, number, barrier, theirs), daemon=True)
             process.start()
-            pipes.append(ours)
+            theirs.close()  # only the child's end is left: it is seen when it closes
+            pipes[number] = ours
             processes.append(process)
-        times = []
-        for number, (pipe, process) in enumerate(zip(pipes, processes, strict=True), 1):
-            while not pipe.poll(POLL_S):
-                check()
-                if not process.is_alive() and not pipe.poll(0):
-                    raise StageFailed(f"stage {number}: its process died while its passes were measured")
-            train, forward = pipe.recv()
-            times.append(PassTimes(train=train, forward=forward))
-        return tuple(times)
+        times: dict[int, PassTimes] = {}
+        while len(times) < config.stages:
+            check()
+            for pipe in multiprocessing.connection.wait([p for n, p in pipes.items() if n not in times], POLL_S):
+                number = next(n for n, p in pipes.items() if p is pipe)
+                try:
+                    train, forward = pipes[number].recv()
+                except (EOFError, ConnectionError):
+                    message = f"stage {number}: its process died while its passes were measured"
+                    raise StageFailed(message, f"stage {number}") from None
+                times[number] = PassTimes(train=train, forward=forward)
+        return tuple(times[number] for number in sorted(times))
     finally:
         for process in processes:
             process.kill()

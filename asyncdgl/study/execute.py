@@ -59,6 +59,8 @@ class RunStore:
         """Move a run that has ended to its place if it is complete; otherwise to ``failed``, for a look at it."""
         summary = folder / "run" / SUMMARY
         if summary.is_file() and json.loads(summary.read_text())["status"] == "completed":
+            if not self.has(key):
+                shutil.rmtree(self.run_dir(key), ignore_errors=True)  # half a run, which no sweep left there
             with contextlib.suppress(OSError):  # another sweep was quicker: the same bits
                 (folder / "run").rename(self.run_dir(key))
             shutil.rmtree(folder)

@@ -110,6 +110,10 @@ def load_sweep(path: Path, over: Mapping[str, Any] = MappingProxyType({})) -> Sw
         sweep = SweepConfig.model_validate({"name": path.stem, **tree})
     except ValidationError as error:
         raise ConfigError([f"sweep file {path}: {line}" for line in readable(error, SweepConfig)]) from None
+    own = {*sweep.grid, *(key for part in sweep.also for key in [*part.grid, *_flat(part.config)])}
+    beaten = [key for key in _flat(over) if key in own]
+    if beaten:
+        raise ConfigError([f"sweep file {path}: --set {key}: a grid of the file sets it, too" for key in beaten])
     sweep = sweep.model_copy(update={"config": merged(sweep.config, over)})
     points = [point for part in [sweep, *sweep.also] for point in _points(sweep, part, path)]
     if not points:
@@ -157,7 +161,10 @@ def _points(sweep: SweepConfig, part: GridPart, path: Path) -> list[_Point]:
         for seed in listed:
             tree = {**copy.deepcopy(shared), "seed": seed}  # set_key writes into the sections: each run has its own
             for key, value in chosen.items():
-                set_key(tree, key, copy.deepcopy(value))
+                try:
+                    set_key(tree, key, copy.deepcopy(value))
+                except ConfigError as error:
+                    raise ConfigError(f"sweep file {path}: {key}={value}: {error}") from None
             points.append(_Point(tree, {**(_flat(part.config) if own else {}), **chosen}, seed))
     return points
 

@@ -72,23 +72,17 @@ def test_the_only_process_dies(small_config, digits_folder, monkeypatch) -> None
     assert multiprocessing.active_children() == []
 
 
-DEAD = pytest.mark.xfail(strict=True, raises=EOFError, reason="a closed pipe is taken for an answer")
-
-
-@DEAD
 def test_a_stage_raises(config, digits_folder, monkeypatch) -> None:
     monkeypatch.setattr(step_times, "_measure", os.getpid)
     with pytest.raises(StageFailed, match=r"stage [12]: its process died"):
         measure_step_times(config, digits_folder, lambda: None)
 
 
-@DEAD
 def test_the_first_stage_is_killed(config, digits_folder) -> None:
     with pytest.raises(StageFailed, match="stage 1: its process died"):
         measure_step_times(config, digits_folder, Children(kill(0)))
 
 
-@pytest.mark.xfail(strict=True, reason="only the stage that is asked is watched; the others wait for the dead one")
 def test_a_later_stage_is_killed(config, digits_folder) -> None:
     with pytest.raises(StageFailed, match="stage 2: its process died"):
         measure_step_times(config, digits_folder, Children(kill(1)))
