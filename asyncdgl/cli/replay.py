@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 
 from asyncdgl.cli.display import console
 from asyncdgl.cli.environment import describe_environment
+from asyncdgl.cli.signals import Interrupted, Signals
 from asyncdgl.errors import ConfigError, ReplayMismatch
 from asyncdgl.rundir import Run, read_run
 
@@ -31,14 +32,23 @@ def replay(run_dir: Path) -> int:
         raise ConfigError(f"{run_dir} computed on a GPU, and this machine has none: its bits can't be repeated here")
     from asyncdgl.data.cache import prepare
     from asyncdgl.runtime.base import open_dataset
-    from asyncdgl.runtime.replayer import Replay
 
     data = prepare(run.config.data)
     here = describe_environment(run.config, open_dataset(run.config, data).sha256)
     differences = environment_differences(run.environment, here)
+    signals = Signals()
+    signals.install()
+    signals.disarm()  # nothing is lost by waiting for the pass under way
+    with signals.deferred():
+        return _replay(run, data, differences, signals)
+
+
+def _replay(run: Run, data: Path, differences: Sequence[str], signals: Signals) -> int:
+    from asyncdgl.runtime.replayer import Replay
+
     config = run.config
     click.echo(
-        f"{run_dir}: {config.algorithm} on {config.runtime}, {len(run.trace)} passes of {config.trained_stages} "
+        f"{run.path}: {config.algorithm} on {config.runtime}, {len(run.trace)} passes of {config.trained_stages} "
         f"stages, {config.threads} {'thread' if config.threads == 1 else 'threads'}, {config.precision}"
     )
     for difference in differences:
@@ -51,6 +61,7 @@ def replay(run_dir: Path) -> int:
 
         def count() -> None:
             nonlocal done, shown_at
+            signals.check()
             done += 1
             if time.monotonic() - shown_at > SHOW_EVERY_S:
                 shown_at = time.monotonic()
@@ -58,6 +69,10 @@ def replay(run_dir: Path) -> int:
 
         try:
             stages = Replay(run, data, count).run()
+            signals.check()
+        except Interrupted as interrupt:
+            click.echo(f"Stopped by {interrupt} after {done} of {len(run.trace)} passes; nothing differed.", err=True)
+            return interrupt.exit_code
         except ReplayMismatch as mismatch:
             hint = " (the environment differs, see above)" if differences else ""
             raise ReplayMismatch(f"not bit-exact: {mismatch}{hint}") from None

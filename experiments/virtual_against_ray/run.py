@@ -96,10 +96,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-dir", required=True, help="CIFAR-10 as an image folder")
     parser.add_argument("--out", type=Path, required=True, help="an empty folder for the runs")
+    parser.add_argument("--stages", type=int, nargs="*", default=STAGES, help="numbers of stages")
     arguments = parser.parse_args()
     data = ["--data-dir", arguments.data_dir]
     results = []
-    for stages in STAGES:
+    for stages in arguments.stages:
         base = arguments.out / f"{stages}-stages"
         asyncdgl("run", *COMMON, *data, "--stages", str(stages), "--runtime", "ray", "--out", str(base / "none"))
         reference = read_run(base / "none")
@@ -125,7 +126,8 @@ def main() -> None:
             results[-1]["profiles"].append(found)
             print(json.dumps(found), flush=True)
     (HERE / "results").mkdir(exist_ok=True)
-    (HERE / "results" / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    name = "-".join(map(str, arguments.stages))
+    (HERE / "results" / f"{name}-stages.json").write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The buffer's actor, called directly: no cluster."""
+"""The buffer's actor, called directly."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from typing import Any
 
 from asyncdgl.batch import PassName, Provenance
 from asyncdgl.config_file import parse_config
-from asyncdgl.runtime.ray_actors import BufferActor
 
 
 class Payload(dict[str, Any]):
     """Arrays that a weak reference can point to."""
 
 
-def test_what_was_given_stays_until_the_reader_has_fetched_it() -> None:
+def test_what_was_given_stays_until_the_reader_has_fetched_it(cluster) -> None:
     """A run on a busy machine lost an entry that left the buffer between its sampling and its fetching."""
+    # Ray reads its settings when it is imported: only once the cluster's are made.
+    from asyncdgl.runtime.ray_actors import BufferActor
+
     buffer = BufferActor(parse_config({"buffer": {"size": 1, "prefetch": 2}}), 1, None)
     alive: list[weakref.ref[Payload]] = []
 

@@ -258,17 +258,16 @@ def test_an_entry_is_let_go_once_its_last_reader_has_it(name, make_run, digits_f
 
 
 KINDS = [(TRAIN, 0), (TRAIN, 5), (TRAIN, -1), (FORWARD, 0), (FORWARD, -1)]
+EACH = [(stage, *kind) for stage in (1, 2, 3) for kind in KINDS if (stage, kind[0]) != (3, FORWARD)]
+"""Passes of each stage and kind; the last stage makes no forward-only ones."""
 
 
 def chosen(run: Run, stage: int, kind: str, index: int) -> PassRecord:
     return of(run, stage, kind)[index]
 
 
-@pytest.mark.parametrize(("kind", "index"), KINDS)
-@pytest.mark.parametrize("stage", [1, 2, 3])
+@pytest.mark.parametrize(("stage", "kind", "index"), EACH)
 def test_another_batch_is_named(stage, kind, index, original, mismatch) -> None:
-    if (stage, kind) == (3, FORWARD):
-        pytest.skip("the last stage makes none")
     record = chosen(original, stage, kind, index)
     for batch in (record.batch + 1, -1, record.batch + 11):  # the next one; none; the next epoch's
         message = mismatch(with_pass(original, record, batch=batch))
@@ -285,11 +284,8 @@ def test_another_batch_of_sequential_training_is_named(kind, index, make_run, mi
             assert named(mismatch(with_pass(run, record, batch=batch))) == (stage, record.step)
 
 
-@pytest.mark.parametrize(("kind", "index"), KINDS)
-@pytest.mark.parametrize("stage", [2, 3])
+@pytest.mark.parametrize(("stage", "kind", "index"), [each for each in EACH if each[0] > 1])
 def test_another_source_is_named(stage, kind, index, original, mismatch) -> None:
-    if (stage, kind) == (3, FORWARD):
-        pytest.skip("the last stage makes none")
     record = chosen(original, stage, kind, index)
     producer = of(original, stage - 1)
     was = producer[record.source_step]
