@@ -551,6 +551,18 @@ def test_a_latency_in_steps_passes_on_the_profile_clock(moved) -> None:
     assert [r.source_step for r in run.stages[2]][:2] == [0, 1]
 
 
+def test_what_has_arrived_by_the_clock_of_the_pass_may_be_read(moved) -> None:
+    """S = 4: stage 2 asks at the end of a pass for its next one, at a clock that stage 1 has not reached."""
+    run = moved(batches=4, delays=delayed({"mean": 3}, stages={2: {"slowdown": 4}}))
+    # Entry k leaves at clock k + 1 and arrives at k + 4; the passes of stage 2 are at clocks 4, 8, 12 and 16.
+    assert passes(run, 2) == [
+        (4, 5, 0, 4, {"empty": 1, "not_arrived": 3}),
+        (6, 7, 4, 5, {"slowdown": 1}),
+        (10, 11, 6, 7, {"slowdown": 3}),
+        (14, 15, 10, 11, {"slowdown": 3}),
+    ]
+
+
 def test_time_jumps_to_the_next_arrival_where_nobody_moves(moved) -> None:
     """Stage 1 waits for a place and stage 2 for what is on the way: a latency in steps takes no time then."""
     run = moved(batches=2, delays=delayed({"mean": 1000}), buffer={"on_full": "block", "size": 1, "max_reuse": 1})
