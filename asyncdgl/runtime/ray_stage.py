@@ -49,6 +49,7 @@ class _Ready:
     """What the next pass has got so far."""
 
     has_place: bool = False
+    may_start: bool = False
     reply: Reply | None = None
     waits: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
@@ -121,7 +122,7 @@ class StageActor:
         if self._passes.next_kind(self._later_train) is None:
             self._stop()
             return None
-        if not self._has_place() or not self._has_input() or not self._may_start():
+        if not self._has_place() or not self._may_start() or not self._has_input():
             return None
         kind = self._passes.next_kind(self._later_train)  # a later stage may have ended in the meantime
         return None if kind is None else self._make_pass(kind)
@@ -152,17 +153,24 @@ class StageActor:
         if reply.sample is None:
             began = time.monotonic()
             self._later_train = ray.get(self._pace.release.remote(self._number))
+            self._ready.may_start = self._config.pace == "free"  # otherwise the others have gone on meanwhile
             reason = reply.waited_for
             reply = ray.get(self._upstream.sample.remote(self._v, True))
-            self._ready.waits[reply.waited_for or reason or "empty"] += time.monotonic() - began
+            waited_s = time.monotonic() - began
+            self._ready.waits[reply.waited_for or reason or "empty"] += waited_s
+            self._stretched_at += waited_s
         if reply.sample is None:
             return False
         self._ready.reply = reply
-        return True
+        return self._may_start()
 
     def _may_start(self) -> bool:
+        """Before the input is taken, so that without prefetch an entry is as fresh as can be when its pass starts."""
+        if self._ready.may_start:
+            return True
         if self._config.pace == "free":
             self._stretch()
+            self._ready.may_start = True
             return True
         start: Start = ray.get(self._pace.start.remote(self._number, self._v))
         self._later_train = start.later_stages_train
@@ -170,7 +178,7 @@ class StageActor:
             self._ready.waits[self._why_paced()] += start.waited_s
         if start.clock is None:
             return False
-        self._v = start.clock
+        self._v, self._ready.may_start = start.clock, True
         return True
 
     def _why_paced(self) -> str:

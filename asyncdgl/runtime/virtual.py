@@ -74,7 +74,7 @@ class _Stage:
     pass_waits: dict[str, float] = field(default_factory=dict)
     last: PassLength = FIRST
     to_stretch: float | None = None  # pace free: computing of the last pass, not yet stretched
-    may_start: bool = False  # pace profile: it was told so when its last pass ended
+    may_start: bool = False  # pace profile: the next pass may
     owed: float = 0.0
     sleeps_for: str = ""
 
@@ -220,7 +220,7 @@ class VirtualRun:
         if kind is None:
             stage.state = STOPPED
             self._release(stage)
-        elif self._has_place(stage) and self._has_input(stage) and self._may_start(stage):
+        elif self._has_place(stage) and self._may_start(stage) and self._has_input(stage):
             self._start_pass(stage, kind)
 
     def _release(self, stage: _Stage) -> None:
@@ -274,16 +274,15 @@ class VirtualRun:
         if not self._profile_paced:
             return self._is_stretched(stage)
         if stage.may_start:
-            stage.may_start = False
             return True
         v = self._pace.request(stage.number, stage.v)
         if v is None:
             heappush(self._paced, (stage.v, stage.number))
             self._wait(stage, self._why_paced(stage))
         else:
-            stage.v = v
+            stage.v, stage.may_start = v, True
         self._follow_pace()
-        return v is not None
+        return stage.may_start
 
     def _why_paced(self, stage: _Stage) -> str:
         if stage.last.pause > 0 and self._in_steps:
@@ -306,6 +305,7 @@ class VirtualRun:
         stage.input, stage.ready = stage.ready or (None, None), None
         stage.pass_waits = dict(stage.waits)
         stage.waits.clear()
+        stage.may_start = False
         stage.sends, stage.has_place = stage.has_place or not self._blocks, False
         length = stage.clock.length(stage.passes.step)
         stage.next_v = stage.v + length.step + (length.pause if self._in_steps else 0.0)

@@ -321,7 +321,7 @@ def test_with_pace_free_nobody_waits_for_a_slow_machine(moved) -> None:
 
 
 def test_three_stages_with_a_slow_second_one(moved) -> None:
-    """S = 2: two passes ahead at first, then every second step. What waits for its time has its entry already."""
+    """S = 2: two passes ahead at first, then every second step. Entries are taken when passes start."""
     run = moved(batches=5, stages=3, delays={"profile": "slow_stage2"})
     assert run.config.time_unit == "steps"
     assert passes(run, 1) == [(t, t + 1) for t in range(8)]
@@ -329,8 +329,8 @@ def test_three_stages_with_a_slow_second_one(moved) -> None:
         (1, 2, 0, 1, {"empty": 1}),
         (2, 3, 1, 2),
         (3, 4, 2, 3),
-        (5, 6, 3, 4, {"slowdown": 1}),
-        (7, 8, 5, 6, {"slowdown": 1}),
+        (5, 6, 4, 5, {"slowdown": 1}),
+        (7, 8, 6, 7, {"slowdown": 1}),
     ]
     assert passes(run, 3) == [
         (2, 3, 0, 2, {"empty": 2}),
@@ -348,10 +348,10 @@ def test_three_stages_with_a_slow_second_one_and_pace_free(moved) -> None:
     assert passes(run, 1) == [(t, t + 1) for t in range(10)]
     assert passes(run, 2) == [
         (1, 2, 0, 1, {"empty": 1}),
-        (3, 4, 1, 2, {"slowdown": 1}),
-        (5, 6, 3, 4, {"slowdown": 1}),
-        (7, 8, 5, 6, {"slowdown": 1}),
-        (9, 10, 7, 8, {"slowdown": 1}),
+        (3, 4, 2, 3, {"slowdown": 1}),
+        (5, 6, 4, 5, {"slowdown": 1}),
+        (7, 8, 6, 7, {"slowdown": 1}),
+        (9, 10, 8, 9, {"slowdown": 1}),
     ]
     assert passes(run, 3) == [
         (2, 3, 0, 2, {"empty": 2}),
@@ -552,14 +552,14 @@ def test_a_latency_in_steps_passes_on_the_profile_clock(moved) -> None:
 
 
 def test_what_has_arrived_by_the_clock_of_the_pass_may_be_read(moved) -> None:
-    """S = 4: stage 2 asks at the end of a pass for its next one, at a clock that stage 1 has not reached."""
+    """S = 4: within the window stage 2 asks at a clock that stage 1 has not reached."""
     run = moved(batches=4, delays=delayed({"mean": 3}, stages={2: {"slowdown": 4}}))
     # Entry k leaves at clock k + 1 and arrives at k + 4; the passes of stage 2 are at clocks 4, 8, 12 and 16.
     assert passes(run, 2) == [
         (4, 5, 0, 4, {"empty": 1, "not_arrived": 3}),
-        (6, 7, 4, 5, {"slowdown": 1}),
-        (10, 11, 6, 7, {"slowdown": 3}),
-        (14, 15, 10, 11, {"slowdown": 3}),
+        (6, 7, 4, 6, {"slowdown": 1}),
+        (10, 11, 8, 10, {"slowdown": 3}),
+        (14, 15, 12, 14, {"slowdown": 3}),
     ]
 
 
@@ -656,6 +656,14 @@ def test_a_slowed_stage_makes_one_pass_where_others_make_s(moved, pace, slowdown
     assert own == pytest.approx(300 * slowdown, abs=3 * slowdown)
     assert sum(sum(r.waits.values()) for r in run.stages[2]) == pytest.approx(300 * (slowdown - 1), abs=5)
     assert set().union(*(r.waits for r in run.stages[2])) == {"empty", "slowdown"}
+
+
+@pytest.mark.parametrize("pace", ["profile", "free"])
+def test_a_slow_stage_without_prefetch_reads_what_is_newest_when_its_pass_starts(moved, pace) -> None:
+    run = moved(batches=20, pace=pace, delays={"profile": "slow_stage2", "slowdown": 10}, buffer={"sampler": "lifo"})
+    assert [r.sampled_s for r in run.stages[2]] == run.starts(2)
+    ended = [r.end_s for r in run.stages[1]]
+    assert [ended[r.source_step] for r in run.stages[2]] == run.starts(2)
 
 
 def test_under_pace_profile_the_hardware_does_not_matter(moved) -> None:
