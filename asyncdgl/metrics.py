@@ -91,7 +91,8 @@ def stage_summaries(
         passes = stages.get(number, [])
         waits: Counter[str] = Counter()
         for record in passes:
-            waits.update(record.waits)
+            if record.waits:
+                waits.update(record.waits)
         busy = sum(record.end_s - record.start_s for record in passes)
         reuse = [r.times_sampled for r in passes if r.kind == TRAIN and r.times_sampled is not None]
         summary = {

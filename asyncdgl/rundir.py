@@ -8,13 +8,14 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from asyncdgl.config import RunConfig
 from asyncdgl.config_file import dump_config, load_yaml, parse_config
 from asyncdgl.errors import ConfigError, DataError
-from asyncdgl.trace import PassRecord, read_trace
+from asyncdgl.trace import PassRecord, by_stage, read_trace
 
 CONFIG, ENVIRONMENT, METRICS, TRACE, SUMMARY = (
     "config.yaml",
@@ -136,6 +137,11 @@ class Run:
     metrics: list[dict[str, Any]]
     trace: list[PassRecord]
     summary: dict[str, Any] | None
+
+    @cached_property
+    def passes(self) -> dict[int, list[PassRecord]]:
+        """The passes of each stage, in the order in which it made them."""
+        return by_stage(self.trace)
 
 
 def read_run(path: Path) -> Run:

@@ -77,13 +77,31 @@ def read_trace(path: Path) -> Iterator[PassRecord]:
     Raises:
         DataError: a line is no pass.
     """
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:  # bytes: what is no UTF-8 is then just another broken line
         for number, line in enumerate(file, 1):
-            if line.endswith("\n"):
+            if line.endswith(b"\n"):
                 try:
-                    yield PassRecord(**json.loads(line))
+                    record = PassRecord(**json.loads(line))
                 except (ValueError, TypeError):
-                    raise DataError(f"{path}, line {number}: not a line of a trace") from None
+                    record = None
+                if record is None or not _is_pass(record):
+                    raise DataError(f"{path}, line {number}: not a line of a trace")
+                yield record
+
+
+def _is_pass(r: PassRecord) -> bool:
+    """Whether each value has its type; bool is none of the numbers."""
+    return (
+        r.kind in (TRAIN, FORWARD)
+        and {type(r.stage), type(r.incarnation), type(r.step), type(r.batch)} == {int}
+        and {type(r.source_incarnation), type(r.source_step), type(r.source_update), type(r.times_sampled)} <= _COUNT
+        and {type(r.start_s), type(r.end_s)} <= _TIME
+        and {type(r.sampled_s), type(r.loss)} <= _TIME_OR_NONE
+        and type(r.waits) is dict
+    )
+
+
+_COUNT, _TIME, _TIME_OR_NONE = {int, type(None)}, {int, float}, {int, float, type(None)}
 
 
 def by_stage(records: Iterable[PassRecord]) -> dict[int, list[PassRecord]]:

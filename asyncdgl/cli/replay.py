@@ -14,7 +14,7 @@ from asyncdgl.cli.display import console
 from asyncdgl.cli.environment import describe_environment
 from asyncdgl.cli.signals import Interrupted, Signals
 from asyncdgl.errors import ConfigError, ReplayMismatch
-from asyncdgl.rundir import Run, read_run
+from asyncdgl.rundir import Run
 
 SHOW_EVERY_S = 0.2
 
@@ -27,7 +27,9 @@ def replay(run_dir: Path) -> int:
     Compares the loss of every pass and each stage's final state, bit for bit. Ends with 0 if all are equal; otherwise
     names the first pass that differs and ends with 1.
     """
-    run = read_run(run_dir)
+    from asyncdgl.study.report_read import read_checked_run
+
+    run = read_checked_run(run_dir)
     if run.config.device == "cuda" and not Path("/dev/nvidia0").exists():
         raise ConfigError(f"{run_dir} computed on a GPU, and this machine has none: its bits can't be repeated here")
     from asyncdgl.data.cache import prepare

@@ -44,7 +44,9 @@ class LinkDelay(_Part):
     )
     loss: float = Field(default=0.0, ge=0, lt=1, allow_inf_nan=False, description="probability that an entry is lost")
     max_in_flight: int = Field(
-        default=64, ge=1, description="entries on the way at most; then the oldest is dropped (under overwrite)"
+        default=64,
+        ge=1,
+        description="entries on the way at most; then the oldest that is not yet being sent is dropped (overwrite)",
     )
 
     @property
@@ -129,7 +131,7 @@ _BUILT_IN = {
 DESCRIPTIONS = {
     "none": "no delay",
     "slow_stage<N>": f"stage N runs at 1/S of the others' speed: S = {DEFAULT_SLOWDOWN:g}, or --slowdown",
-    "random": "every pass takes an exponential time: the random draws of Algorithm 2",
+    "random": "every pass takes an exponential time, as in Algorithm 2 (exactly its draws with window: 0)",
     "straggler": "stage 2 pauses for 50 steps after one pass in a hundred",
     "wan": "every link: lognormal latency, mean 10 steps, sigma 0.5",
     "lossy": "every link loses 5 % of the entries",

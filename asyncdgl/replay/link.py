@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from asyncdgl.batch import PassName
 from asyncdgl.delays.profile import LinkDelay
@@ -11,17 +12,29 @@ from asyncdgl.replay.entry import Entry
 from asyncdgl.seeding import Draws
 
 
+class _Waiting(NamedTuple):
+    """An entry that its producer has ready, and the link not yet begun to send. Lost ones take bandwidth too."""
+
+    ready: float
+    sending: float  # how long its bytes take
+    latency: float
+    entry: Entry
+    is_lost: bool
+
+
 class Link:
     """Holds the entries that were sent and have not arrived. Reads no clock: every call is told the time.
 
-    An entry leaves its producer when the entries before it are through (bandwidth), and arrives a latency later.
+    An entry waits until those before it are sent (bandwidth), is sent, and arrives a latency later. What is dropped is
+    the oldest of those that still wait, and takes no bandwidth; what was begun comes through, so that a link which gets
+    more than it can carry goes on delivering at its own rate.
     Each sent entry comes to exactly one of: arrived, on the way, lost, dropped.
 
     Args:
         delay: what the link does.
         draws: keyed by (seed, link).
         in_order: give entries out by step, holding back those that overtook an earlier one (samplers ``fifo``).
-        may_drop: drop the oldest when more than ``max_in_flight`` are on the way; otherwise there is no bound here.
+        may_drop: drop one when more than ``max_in_flight`` are on the way; otherwise there is no bound here.
 
     Attributes:
         is_plain: whether it does nothing to an entry: ``pass_on`` then does the same as ``send``, at once.
@@ -32,7 +45,8 @@ class Link:
         self._draws = draws
         self._in_order = in_order
         self._may_drop = may_drop
-        self._on_the_way: list[tuple[float, Entry]] = []
+        self._waiting: list[_Waiting] = []
+        self._on_the_way: list[tuple[float, Entry]] = []  # begun, with the time of arrival
         self._free_at = float("-inf")
         self._seen: defaultdict[int, _Steps] = defaultdict(_Steps)  # by incarnation
         self.is_plain = not in_order and not delay.has_delay and delay.loss == 0
@@ -42,7 +56,7 @@ class Link:
         self.dropped = 0
 
     def __len__(self) -> int:
-        return len(self._on_the_way)
+        return len(self._on_the_way) + (sum(not w.is_lost for w in self._waiting) if self._waiting else 0)
 
     @property
     def has_delay(self) -> bool:
@@ -52,12 +66,13 @@ class Link:
     @property
     def nbytes(self) -> int:
         """Encoded bytes on the way."""
-        return sum(entry.nbytes for _, entry in self._on_the_way)
+        waiting = sum(w.entry.nbytes for w in self._waiting if not w.is_lost)
+        return waiting + sum(entry.nbytes for _, entry in self._on_the_way)
 
     @property
     def is_full(self) -> bool:
-        """Whether the next entry makes the oldest one drop."""
-        return self._may_drop and len(self._on_the_way) >= self._delay.max_in_flight
+        """Whether the next entry makes one drop."""
+        return self._may_drop and len(self._on_the_way) + len(self._waiting) >= self._delay.max_in_flight
 
     def send(self, entry: Entry, now: float, unit: float = 1.0) -> bool:
         """Put an entry on the way.
@@ -75,17 +90,20 @@ class Link:
             return False
         self.sent += 1
         delay, key = self._delay, (name.incarnation, name.step)
-        ready = now
-        if delay.bandwidth is not None:
-            ready = self._free_at = max(now, self._free_at) + unit * entry.nbytes / delay.bandwidth
-        if self._draws.uniform("loss", *key) < delay.loss:
+        is_lost = self._draws.uniform("loss", *key) < delay.loss
+        if is_lost:
             self.lost += 1
             self._settled.add(name.step)
-            return True
-        due = ready + unit * delay.latency.quantile(self._draws.uniform("latency", *key))
-        if self.is_full:
-            self._drop_oldest()
-        self._on_the_way.append((due, entry))
+            if delay.bandwidth is None:
+                return True
+        self._begin(now)
+        was_full = self.is_full
+        sending = 0.0 if delay.bandwidth is None else unit * entry.nbytes / delay.bandwidth
+        latency = unit * delay.latency.quantile(self._draws.uniform("latency", *key))
+        self._waiting.append(_Waiting(now, sending, latency, entry, is_lost))
+        if was_full:
+            self._drop_oldest_waiting()
+        self._begin(now)
         return True
 
     def pass_on(self, entry: Entry) -> bool:
@@ -114,6 +132,7 @@ class Link:
 
     def arrivals(self, now: float) -> list[Entry]:
         """The entries that have arrived by ``now``, in the order in which the buffer is to take them."""
+        self._begin(now)
         if not self._on_the_way:
             return []
         due = [pair for pair in self._on_the_way if pair[0] <= now]
@@ -130,17 +149,33 @@ class Link:
 
     def next_due(self) -> float | None:
         """When the next entry arrives, or None where that needs an entry that was not sent yet."""
+        coming, free_at = list(self._on_the_way), self._free_at
+        for w in self._waiting:
+            free_at = max(free_at, w.ready) + w.sending
+            if not w.is_lost:
+                coming.append((free_at + w.latency, w.entry))
         awaited = self._settled.first_missing
         return min(
-            (due for due, entry in self._on_the_way if not self._in_order or entry.source.name.step == awaited),
-            default=None,
+            (due for due, entry in coming if not self._in_order or entry.source.name.step == awaited), default=None
         )
 
-    def _drop_oldest(self) -> None:
-        oldest = min(range(len(self._on_the_way)), key=lambda index: self._on_the_way[index][1].age_key)
-        _, entry = self._on_the_way.pop(oldest)
-        self._settled.add(entry.source.name.step)
-        self.dropped += 1
+    def _begin(self, now: float) -> None:
+        """Send what has its turn by ``now``. Without a bandwidth nothing waits for a turn."""
+        has_bandwidth = self._delay.bandwidth is not None
+        while self._waiting and (not has_bandwidth or max(self._free_at, self._waiting[0].ready) <= now):
+            w = self._waiting.pop(0)
+            sent = w.ready
+            if has_bandwidth:
+                sent = self._free_at = max(self._free_at, w.ready) + w.sending
+            if not w.is_lost:
+                self._on_the_way.append((sent + w.latency, w.entry))
+
+    def _drop_oldest_waiting(self) -> None:
+        dropped = min(self._waiting, key=lambda w: w.entry.age_key)
+        self._waiting.remove(dropped)
+        if not dropped.is_lost:
+            self._settled.add(dropped.entry.source.name.step)
+            self.dropped += 1
 
 
 class _Steps:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from asyncdgl.rundir import Run
-from asyncdgl.trace import FORWARD, TRAIN, WAIT_REASONS, PassRecord, by_stage, staleness
+from asyncdgl.trace import FORWARD, TRAIN, WAIT_REASONS, PassRecord, staleness
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -103,8 +103,7 @@ def draw_learning_curves(run: Run) -> Figure:
 
 def draw_timeline(run: Run) -> Figure:
     """Who computed, who waited and why: shares of the whole run, and each pass in a short window of it."""
-    stages = by_stage(run.trace)
-    stages = {j: stages[j] for j in _shown(list(stages))}
+    stages = {j: run.passes[j] for j in _shown(list(run.passes))}
     figure, (left, right) = _figure(12, 1.6 + 0.5 * len(stages), 2, width_ratios=[1, 3])
     total = max(r.end_s for r in run.trace) or 1.0
     used: dict[str, str] = {}
@@ -185,7 +184,7 @@ def _draw_pass(axes: Axes, j: int, record: PassRecord, used: dict[str, str]) -> 
 def draw_staleness(run: Run) -> Figure:
     """Staleness and reuse of what each stage trained on: median, middle half, 5th to 95th percentile, mean."""
     figure, (left, right) = _figure(10, 4, 2)
-    stages = by_stage(run.trace)
+    stages = run.passes
     readers = _shown([j for j in stages if j > 1])
     values = [staleness(stages[j], stages.get(j - 1, [])) for j in readers]
     reuse = [np.array([r.times_sampled for r in stages[j] if r.kind == TRAIN and r.times_sampled]) for j in readers]

@@ -36,10 +36,15 @@ def read_subject(folder: Path) -> Run | SweepResults:
         )
     if not os.access(folder, os.W_OK):
         raise DataError(f"{folder}: the report can't be written there: no permission")
-    return _read_run(folder) if is_run else _read_sweep(folder)
+    return read_checked_run(folder) if is_run else _read_sweep(folder)
 
 
-def _read_run(folder: Path) -> Run:
+def read_checked_run(folder: Path) -> Run:
+    """``read_run``, and whether what is in its files is what a run writes there.
+
+    Raises:
+        DataError: it is not; or see ``read_run``.
+    """
     for name in (METRICS, TRACE):
         _check_text(folder / name)
     try:

@@ -322,22 +322,59 @@ def send_all(link: Link, *sends: tuple[int, float]) -> None:
     ("max_in_flight", "steps", "left"),
     [
         pytest.param(3, [0, 1, 2], [0, 1, 2], id="up-to-the-bound"),
-        pytest.param(3, [0, 1, 2, 3], [1, 2, 3], id="then-the-oldest-goes"),
-        pytest.param(3, [0, 1, 2, 3, 4, 5, 6], [4, 5, 6], id="and-the-next-oldest"),
-        pytest.param(1, [0, 1, 2], [2], id="one"),
-        pytest.param(2, [3, 1, 5], [3, 5], id="oldest-by-step-and-not-by-sending"),
-        pytest.param(64, list(range(70)), list(range(6, 70)), id="the-default-bound"),
+        pytest.param(3, [0, 1, 2, 3], [0, 2, 3], id="then-the-oldest-that-waits-goes"),
+        pytest.param(3, [0, 1, 2, 3, 4, 5, 6], [0, 5, 6], id="and-the-next-oldest"),
+        pytest.param(1, [0, 1, 2], [0], id="one"),
+        pytest.param(3, [3, 4, 1, 5], [3, 4, 5], id="oldest-by-step-and-not-by-sending"),
+        pytest.param(3, [3, 4, 5, 1], [3, 4, 5], id="which-may-be-the-new-one"),
+        pytest.param(64, list(range(70)), [0, *range(7, 70)], id="the-default-bound"),
     ],
 )
 @pytest.mark.parametrize("in_order", [False, True], ids=["any-order", "in-order"])
-def test_more_than_max_in_flight_drops_the_oldest(max_in_flight, steps, left, in_order):
-    link = slow_link(max_in_flight, in_order=in_order)
-    send_all(link, *[(step, 10.0) for step in steps])
+def test_more_than_max_in_flight_drops_the_oldest_that_waits(max_in_flight, steps, left, in_order):
+    link = make_link(LinkDelay(bandwidth=1, max_in_flight=max_in_flight), in_order=in_order)
+    for step in steps:
+        link.send(make_entry(step), 0.0)  # each takes 1: the first is being sent, the others wait
     assert len(link) == len(left)
     assert link.dropped == len(steps) - len(left)
     assert_conserved(link, arrived=0)
     link.count_dropped(step for step in range(max(steps)) if step not in steps)  # nobody waits for those never sent
-    assert steps_of(link.arrivals(10.0)) == left
+    assert [steps_of(link.arrivals(time + 1.0)) for time in range(len(left))] == [[step] for step in left]
+
+
+@pytest.mark.parametrize("in_order", [False, True], ids=["any-order", "in-order"])
+def test_without_bandwidth_nothing_waits_and_a_full_link_takes_no_more(in_order):
+    """However much longer the latency is than max_in_flight passes: what was sent arrives."""
+    link = slow_link(2, in_order=in_order)
+    arrived = []
+    for now in range(30):
+        link.send(make_entry(now), float(now), unit=10.0)
+        arrived += steps_of(link.arrivals(float(now)))
+        assert_conserved(link, len(arrived))
+    assert arrived == [0, 1, 11, 12]  # the one sent at 10 comes before the first has arrived
+
+
+def test_dropped_entries_take_no_bandwidth():
+    link = make_link(LinkDelay(bandwidth=1, max_in_flight=2))
+    arrived = []
+    for now in range(100):
+        link.send(make_entry(now, nbytes=4), float(now))
+        arrived += steps_of(link.arrivals(float(now)))
+    assert len(arrived) == 99 // 4
+    assert link.lost == 0
+    assert_conserved(link, len(arrived))
+
+
+def test_lost_entries_take_bandwidth_but_no_more_than_the_others_place():
+    delay = LinkDelay(bandwidth=1, max_in_flight=4, loss=0.5)
+    link = make_link(delay)
+    arrived = []
+    for now in range(1000):
+        link.send(make_entry(now, nbytes=4), float(now))
+        arrived += [(now, step) for step in steps_of(link.arrivals(float(now)))]
+    assert 80 < len(arrived) < 170  # of 250 that the bandwidth lets through, about half
+    assert max(now - step for now, step in arrived) <= 4 * 5
+    assert_conserved(link, len(arrived))
 
 
 def test_default_max_in_flight_is_64():
@@ -395,11 +432,11 @@ def test_entries_arrive_in_the_order_of_their_times():
 
 
 def test_bytes_on_the_way():
-    link = slow_link(2)
+    link = make_link(LinkDelay(bandwidth=1, max_in_flight=2))
     for step, nbytes in enumerate([5, 70, 600]):
-        link.send(make_entry(step, nbytes), 0.0, unit=float(step + 1))
-    assert link.nbytes == 670  # the first was dropped
-    link.arrivals(2.0)
+        link.send(make_entry(step, nbytes), 0.0)
+    assert link.nbytes == 605  # the second was dropped: the first is being sent
+    link.arrivals(5.0)
     assert link.nbytes == 600
 
 
@@ -431,10 +468,11 @@ def test_in_order_is_due_when_the_next_in_turn_arrives():
 
 
 def test_in_order_does_not_wait_for_dropped_entries():
-    link = slow_link(2, in_order=True)
-    send_all(link, (0, 50.0), (1, 10.0), (2, 10.0))
+    link = make_link(LinkDelay(bandwidth=1, max_in_flight=2), in_order=True)
+    for step in range(3):
+        link.send(make_entry(step), 0.0)
     assert link.dropped == 1
-    assert steps_of(link.arrivals(10.0)) == [1, 2]
+    assert steps_of(link.arrivals(2.0)) == [0, 2]
 
 
 def test_in_order_does_not_wait_for_what_its_producer_dropped():

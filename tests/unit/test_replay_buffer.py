@@ -487,7 +487,7 @@ def counts(buffer: ReplayBuffer) -> dict[str, int]:
         pytest.param(
             LinkDelay(latency=Law(mean=1), max_in_flight=2),
             {},
-            "+0 +1 +2 +3 @1 =3 [2,3]",
+            "+0 +1 +2 +3 @1 =1 [0,1]",
             {"sent": 4, "inserted": 2, "sampled": 1, "left": 2, "dropped": 2},
             id="dropped",
         ),

@@ -50,7 +50,8 @@ class Model:
     def __init__(self, config: BufferConfig, delay: LinkDelay, seed: int) -> None:
         self.config, self.delay, self.seed = config, delay, seed
         self.uses: dict[int, int] = {}  # of the entries held
-        self.way: dict[int, float] = {}  # step to the time of arrival
+        self.queue: list[tuple[int, float, float, float | None]] = []  # step, ready, time to send, latency or lost
+        self.way: dict[int, float] = {}  # step to the time of arrival, once its sending has begun
         self.known: set[int] = set()  # steps that were sent
         self.gone_by: set[int] = set()  # steps that nobody needs to wait for any more
         self.reserved: set[int] = set()
@@ -62,19 +63,40 @@ class Model:
 
     def __deepcopy__(self, memo: dict) -> "Model":
         twin = copy.copy(self)
-        for name in ("uses", "way", "known", "gone_by", "reserved"):
+        for name in ("uses", "queue", "way", "known", "gone_by", "reserved"):
             setattr(twin, name, getattr(self, name).copy())
         return twin
 
     @property
     def places_taken(self) -> int:
-        return len(self.uses) + len(self.way) + len(self.reserved)
+        return len(self.uses) + self.on_the_way + len(self.reserved)
+
+    @property
+    def on_the_way(self) -> int:
+        return len(self.way) + len([latency for _, _, _, latency in self.queue if latency is not None])
+
+    def sendings(self) -> list[tuple[float, float]]:
+        """When the sending of each in the queue begins and ends, if nothing more happens."""
+        free_at, found = self.free_at, []
+        for _, ready, takes, _ in self.queue:
+            begin = max(ready, free_at)
+            free_at = begin + takes
+            found.append((begin, free_at))
+        return found
+
+    def begin(self, now: float) -> None:
+        while self.queue and self.sendings()[0][0] <= now:
+            _, self.free_at = self.sendings()[0]
+            step, _, _, latency = self.queue.pop(0)
+            if latency is not None:
+                self.way[step] = self.free_at + latency
 
     def has_turn(self, step: int) -> bool:
         """With fifo, entries are put in order by step however they arrive."""
         return self.config.sampler != "fifo" or all(earlier in self.gone_by for earlier in range(step))
 
     def let_arrive(self, now: float) -> None:
+        self.begin(now)
         while ready := [(due, step) for step, due in self.way.items() if due <= now and self.has_turn(step)]:
             _, step = min(ready)
             del self.way[step]
@@ -109,30 +131,40 @@ class Model:
         self.known.add(step)
         self.reserved.discard(step)
         self.sent += 1
-        self.free_at = max(now, self.free_at)
-        if self.delay.bandwidth is not None:
-            self.free_at += unit * nbytes / self.delay.bandwidth
-        latency = fate(self.delay.latency, self.delay.loss, self.seed, step)
+        bandwidth, latency = self.delay.bandwidth, fate(self.delay.latency, self.delay.loss, self.seed, step)
         if latency is None:
             self.lost += 1
             self.gone_by.add(step)
+        if latency is None and bandwidth is None:
             return
         self.let_arrive(now)
-        self.way[step] = self.free_at + unit * latency
-        if self.config.on_full == "overwrite" and len(self.way) > self.delay.max_in_flight:
-            oldest = min(self.way)
-            del self.way[oldest]
-            self.gone_by.add(oldest)
-            self.dropped += 1
+        full = len(self.queue) + len(self.way) >= self.delay.max_in_flight
+        takes = 0 if bandwidth is None else unit * nbytes / bandwidth
+        self.queue.append((step, now, takes, None if latency is None else unit * latency))
+        if self.config.on_full == "overwrite" and full:
+            oldest = min(self.queue)
+            self.queue.remove(oldest)
+            if oldest[3] is not None:
+                self.gone_by.add(oldest[0])
+                self.dropped += 1
+        if bandwidth is None:
+            self.free_at = 0.0  # nothing waits for a turn
+        self.begin(now)
 
     def next_due(self) -> float | None:
-        return min((due for step, due in self.way.items() if self.has_turn(step)), default=None)
+        waiting = [
+            (s, end + q[3])
+            for q, (_, end) in zip(self.queue, self.sendings(), strict=True)
+            for s in [q[0]]
+            if q[3] is not None
+        ]
+        return min((due for step, due in [*self.way.items(), *waiting] if self.has_turn(step)), default=None)
 
     def blocked(self) -> tuple[set[str], float | None] | None:
         """Reasons that would be right, and when the next entry arrives; None if there is something to give."""
         if self.uses:
             return ({"below_min_size"}, self.next_due()) if self.inserted < self.config.min_size else None
-        if self.way:
+        if self.on_the_way:
             return {"not_arrived"}, self.next_due()
         if self.inserted == 0:
             return {"empty"}, None
@@ -169,7 +201,7 @@ class Model:
             "lost": self.lost,
             "dropped": self.dropped,
             "left": len(self.uses),
-            "on_the_way": len(self.way),
+            "on_the_way": self.on_the_way,
         }
 
 
@@ -301,25 +333,17 @@ class Beside:
         if self.config.on_full == "block":
             if step not in self.model.known | self.model.reserved and not self._reserve(step):
                 return
-        elif self._leaves_open_what_is_dropped(step):
-            return
         dropped = [other for other in call.dropped if other != step]
         self.model.drop_at_producer(dropped)
         self.model.insert(step, call.nbytes, self.now, call.unit)
         self.buffer.insert(make_entry(step, call.nbytes), self.now, call.unit, dropped)
-
-    def _leaves_open_what_is_dropped(self, step: int) -> bool:
-        """Too many on the way, and the one that comes is itself the oldest: rule 12 does not say which one goes."""
-        self.model.let_arrive(self.now)
-        way = self.model.way
-        return step not in self.model.known and len(way) >= self.delay.max_in_flight and step < min(way)
 
     def _reserve(self, step: int) -> bool:
         model, n = self.model, self.buffer.statistics()
         places_taken = n["left"] + n["on_the_way"] + len(model.reserved)
         if self.config.max_age is None:
             # With max_age an arrival can free a place, and a reservation does not tell the buffer the time.
-            assert places_taken == len(model.uses) + len(model.way) + len(model.reserved)
+            assert places_taken == model.places_taken
         has_place = self.buffer.reserve(name_of(step))
         assert has_place == (step in model.reserved or places_taken < self.config.size)
         if has_place:

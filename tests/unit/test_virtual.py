@@ -629,7 +629,6 @@ def test_a_slow_link_never_slows_its_producer(moved, pace, link) -> None:
     assert_books_balance(run)
 
 
-@pytest.mark.xfail(strict=True, reason="dropped entries keep the bandwidth they would have used: the link goes dead")
 def test_a_link_too_narrow_goes_on_at_its_bandwidth(moved) -> None:
     """An entry takes two passes to go through: half of them arrive, however long the run. The others are dropped."""
     link = {"bandwidth": 128 * (8 * 16 * 4 + 8) / 2}
