@@ -94,6 +94,11 @@ def _jobs_here(runs: list[SweepRun]) -> int:
 
 
 def _prepare(wanted: Sweep, sweep_file: Path, folder: Path, store: RunStore, assignments: Sequence[str]) -> None:
+    if not store.path.is_relative_to(folder):
+        try:
+            store.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"--runs {store.path} can't be made: {error.strerror or error}") from None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         store.path.mkdir(parents=True, exist_ok=True)

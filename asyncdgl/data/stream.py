@@ -58,9 +58,9 @@ def crop_and_flip(x: NDArray[np.uint8], random: np.random.Generator) -> NDArray[
     padded[:, pad : pad + height, pad : pad + width] = x
     top, left = random.integers(0, 2 * pad + 1, (2, count))
     flip = random.integers(0, 2, count).astype(bool)
-    rows = top[:, None] + np.arange(height)
-    columns = np.where(flip[:, None], left[:, None] + np.arange(width)[::-1], left[:, None] + np.arange(width))
-    cropped: NDArray[np.uint8] = padded[np.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
+    places = np.lib.stride_tricks.sliding_window_view(padded, (height, width, channels), axis=(1, 2, 3))
+    cropped: NDArray[np.uint8] = places[np.arange(count), top, left, 0]
+    cropped[flip] = cropped[flip, :, ::-1]
     return cropped
 
 
