@@ -69,6 +69,14 @@ class ModelConfig(_Part):
     head: Literal["mlp-2", "aux"] = Field(
         default="mlp-2", description="last stage's head: two hidden layers, or the same auxiliary network as the others"
     )
+    balance: Literal["blocks", "cost"] = Field(
+        default="blocks",
+        description="where the network is cut into stages. blocks: equally many in each; cost: so that the slowest "
+        "stage is as fast as can be, by times measured here, which decide cut",
+    )
+    cut: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
+        default=None, description="the last block of each stage but the last one's, instead of balance"
+    )
 
 
 class BufferConfig(_Part):
@@ -249,6 +257,15 @@ def _cross_field_problems(config: RunConfig) -> list[str]:
         found.append(
             f"stages must be at most model.blocks ({model.blocks}), since a stage is at least one block; "
             f"got {config.stages} (a deeper network: --set model.blocks={config.stages})"
+        )
+    if model.cut is not None and (
+        len(model.cut) != config.stages - 1
+        or list(model.cut) != sorted(set(model.cut))
+        or any(block >= model.blocks for block in model.cut)
+    ):
+        found.append(
+            f"model.cut must name the last block of each stage but the last one's: {config.stages - 1} growing "
+            f"numbers below {model.blocks}, got {list(model.cut)}"
         )
     found += [
         f"model.downsample names block {block}, but the network has {model.blocks} blocks"

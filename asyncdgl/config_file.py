@@ -170,6 +170,7 @@ _APPLIES: dict[str, tuple[Callable[[RunConfig], bool], str]] = {
         lambda c: (c.algorithm != "backprop" and c.stages > 1) or c.model.head == "aux",
         "to at least two stages, not to backprop; or with model.head aux",
     ),
+    "model.balance": (lambda c: c.stages > 1 and c.has_tensors, "to at least two stages that compute"),
     "virtual.step_times": (lambda c: c.runtime == "virtual", "to --runtime virtual"),
     "virtual.train": (lambda c: c.runtime == "virtual", "to --runtime virtual"),
     "virtual.batches": (lambda c: not c.has_tensors, "to --runtime virtual with virtual.train false"),

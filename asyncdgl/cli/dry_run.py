@@ -23,11 +23,19 @@ def show_dry_run(config: RunConfig) -> None:
 
     channels, classes = image_shape(config.data)
     from asyncdgl.nets.cost import stage_costs  # imports torch: only once the folder is known to be there
+    from asyncdgl.runtime.balance import balance, with_cut
+    from asyncdgl.runtime.base import set_up_torch
+
+    measured = None
+    if config.model.balance == "cost" and config.trained_stages > 1:
+        set_up_torch(config)
+        measured = balance(config, channels, classes)
+        config = with_cut(config, measured.cut)
 
     costs = stage_costs(config, channels, classes)
     click.echo(dump_config(config))
     shapes = block_shapes(config.model, channels, config.data.image_size)
-    parts = cut(config.model.blocks, config.trained_stages)
+    parts = cut(config.model, config.stages) if config.trained_stages > 1 else [range(config.model.blocks)]
     total = sum(c.module_multiply_adds + c.aux_multiply_adds for c in costs)
     table = Table(title="Stages (multiply-adds of one image's forward pass)", title_justify="left", box=box.SIMPLE_HEAD)
     for name in ("stage", "blocks", "output", "parameters", "auxiliary", "multiply-adds", "auxiliary", "share"):
@@ -46,6 +54,13 @@ def show_dry_run(config: RunConfig) -> None:
         )
     out = console()
     out.print(table)
+    if measured is not None:
+        times = ", ".join(f"{1000 * seconds:.1f}" for seconds in measured.pass_seconds)
+        out.print(
+            f"Training pass of each stage, measured: {times} ms. Where each has its own cores: "
+            f"{measured.updates_per_second * config.batch_size:.0f} images/s, {measured.efficiency:.0%} of the stages' "
+            "time computing"
+        )
     sizes = buffer_bytes(config)
     if sizes:
         each = ", ".join(megabytes(size) for size in sizes)

@@ -31,7 +31,7 @@ def make_stage_net(config: RunConfig, number: int, channels: int, classes: int) 
         classes: of the data set.
     """
     shapes = block_shapes(config.model, channels, config.data.image_size)
-    own = [shapes[index] for index in cut(config.model.blocks, config.stages)[number - 1]]
+    own = [shapes[index] for index in cut(config.model, config.stages)[number - 1]]
     is_last = number == config.stages
     make_aux = short_head if is_last and config.model.head == "mlp-2" else AUXILIARY[config.model.aux]
     # torch initialises from its global generator: lend it a keyed seed and put its state back.

@@ -30,10 +30,12 @@ def block_shapes(model: ModelConfig, channels: int, image_size: int) -> list[Blo
     return shapes
 
 
-def cut(blocks: int, stages: int) -> list[range]:
-    """Blocks of each stage, as equal in number as can be, the earlier stages taking one more."""
-    share, more = divmod(blocks, stages)
+def cut(model: ModelConfig, stages: int) -> list[range]:
+    """Blocks of each stage, from 0: as ``model.cut`` says, or equally many, the earlier stages taking one more."""
+    share, more = divmod(model.blocks, stages)
     ends = [share * j + min(j, more) for j in range(stages + 1)]
+    if model.cut is not None:
+        ends = [0, *model.cut, model.blocks]
     return [range(start, end) for start, end in itertools.pairwise(ends)]
 
 
@@ -59,7 +61,7 @@ def entry_bytes(config: RunConfig, bf16: bool) -> list[int]:
         return [0] * (config.stages - 1)
     shapes = block_shapes(config.model, 3, config.data.image_size)
     sizes = []
-    for blocks in cut(config.model.blocks, config.stages)[:-1]:
+    for blocks in cut(config.model, config.stages)[:-1]:
         last = shapes[blocks[-1]]
         values = config.batch_size * last.features * last.pixels**2
         if config.buffer.codec == "int8":

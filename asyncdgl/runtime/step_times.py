@@ -75,7 +75,7 @@ def _measure(config: RunConfig, data: Path, number: int, barrier: Any, pipe: Any
     sample = None
     if number > 1:
         shapes = block_shapes(config.model, dataset.channels, config.data.image_size)
-        made = shapes[cut(config.model.blocks, config.stages)[number - 2][-1]]
+        made = shapes[cut(config.model, config.stages)[number - 2][-1]]
         x = torch.rand(config.batch_size, made.features, made.pixels, made.pixels)
         if config.precision == "bf16":
             x = x.to(torch.bfloat16)

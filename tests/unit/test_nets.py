@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from asyncdgl.batch import ActivationBatch
+from asyncdgl.config import ModelConfig
 from asyncdgl.config_file import parse_config
 from asyncdgl.nets.auxiliary import AUXILIARY, short_head
 from asyncdgl.nets.cost import stage_costs
@@ -118,13 +119,13 @@ def test_odd_image_sizes(size) -> None:
     ("stages", "sizes"), [(1, [6]), (2, [3, 3]), (3, [2, 2, 2]), (4, [2, 2, 1, 1]), (5, [2, 1, 1, 1, 1]), (6, [1] * 6)]
 )
 def test_six_blocks_are_cut_evenly(stages, sizes) -> None:
-    assert [len(part) for part in cut(6, stages)] == sizes
+    assert [len(part) for part in cut(ModelConfig(blocks=6), stages)] == sizes
 
 
 @given(st.integers(1, 64).flatmap(lambda blocks: st.tuples(st.just(blocks), st.integers(1, blocks))))
 def test_a_cut_keeps_all_blocks_in_order(blocks_and_stages) -> None:
     blocks, stages = blocks_and_stages
-    parts = cut(blocks, stages)
+    parts = cut(ModelConfig(blocks=blocks), stages)
     assert len(parts) == stages
     assert [block for part in parts for block in part] == list(range(blocks))
     sizes = [len(part) for part in parts]

@@ -1,0 +1,79 @@
+"""`model.balance: cost`: the best cut for given times against all cuts there are, and with times measured here."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asyncdgl.config import ModelConfig
+from asyncdgl.errors import ConfigError
+from asyncdgl.nets.network import make_networks
+from asyncdgl.nets.shape import cut
+from asyncdgl.runtime.balance import balance, best_parts, parts_of, with_cut
+
+
+@given(
+    stages=st.integers(1, 6),
+    costs=st.lists(st.integers(1, 20), min_size=6, max_size=8),
+    heads=st.lists(st.integers(0, 9), min_size=8, max_size=8),
+)
+def test_no_other_cut_has_a_faster_slowest_stage(stages, costs, heads) -> None:
+    """A part takes what its blocks take and what the auxiliary network after its last block does."""
+
+    def seconds(part: tuple[int, int]) -> float:
+        first, last = part
+        return sum(costs[first - 1 : last]) + heads[last - 1]
+
+    blocks = len(costs)
+    found = best_parts(blocks, stages, seconds)
+    assert [first for first, _ in found] == [1, *(last + 1 for _, last in found[:-1])]
+    assert (len(found), found[-1][1]) == (stages, blocks)
+    slowest = []
+    for ends in itertools.combinations(range(1, blocks), stages - 1):
+        bounds = [0, *ends, blocks]
+        slowest.append(max(seconds((a + 1, b)) for a, b in itertools.pairwise(bounds)))
+    assert max(map(seconds, found)) == min(slowest)
+
+
+def test_only_parts_of_some_cut_are_measured() -> None:
+    asked = set()
+
+    def seconds(part: tuple[int, int]) -> float:
+        asked.add(part)
+        return 1.0
+
+    best_parts(6, 2, seconds)
+    assert asked == {(1, last) for last in range(1, 6)} | {(first, 6) for first in range(2, 7)}
+
+
+def test_a_cut_is_taken_as_it_is() -> None:
+    model = ModelConfig(blocks=6, cut=(1, 5))
+    assert cut(model, 3) == [range(0, 1), range(1, 5), range(5, 6)]
+    assert parts_of(model, 3) == [(1, 1), (2, 5), (6, 6)]
+
+
+@pytest.mark.parametrize("wrong", [(1, 2), (4,), (0,), (), (-1,)])
+def test_a_cut_that_does_not_fit_is_refused(small_config, wrong) -> None:
+    with pytest.raises(ConfigError) as error:
+        small_config(stages=2, model={"blocks": 4, "cut": wrong})
+    assert "model.cut" in str(error.value)
+
+
+def test_measured_here(small_config) -> None:
+    """Which cut is the best depends on the machine; what is said of it does not."""
+    config = small_config(stages=2, runtime="sim", model={"blocks": 4, "balance": "cost"})
+    chosen = balance(config, 1, 10)
+    assert chosen.cut in {(1,), (2,), (3,)}
+    assert len(chosen.pass_seconds) == 2
+    assert min(chosen.pass_seconds) > 0
+    assert chosen.updates_per_second == 1 / max(chosen.pass_seconds)
+    assert chosen.efficiency == sum(chosen.pass_seconds) / 2 / max(chosen.pass_seconds)
+    assert balance(with_cut(config, (3,)), 1, 10).cut == (3,), "a given cut stays"
+
+
+def test_the_stages_are_cut_there(small_config) -> None:
+    config = with_cut(small_config(stages=3, model={"blocks": 5}), (1, 4))
+    assert [len(net.module) for net in make_networks(config, 1, 10)] == [1, 3, 1]
