@@ -54,12 +54,19 @@ def encode(codec: str, output: torch.Tensor, y: torch.Tensor) -> Payload:
     return {**ENCODERS[codec](output), "y": y.cpu().numpy()}
 
 
-def decode(payload: Payload, batch: int) -> ActivationBatch:
-    """The mini-batch in float32, channels-last."""
+def decode(payload: Payload, batch: int, bf16: bool = False) -> ActivationBatch:
+    """The mini-batch, channels-last, in float32.
+
+    Args:
+        payload: what ``encode`` made.
+        batch: its number.
+        bf16: whoever computes in bfloat16 anyway takes what came so as it is; the values are the same.
+    """
     if "float32" in payload:
         nhwc = _tensor(payload["float32"])
     elif "bf16" in payload:
-        nhwc = _tensor(payload["bf16"]).view(torch.bfloat16).float()
+        nhwc = _tensor(payload["bf16"]).view(torch.bfloat16)
+        nhwc = nhwc if bf16 else nhwc.float()
     else:
         nhwc = _tensor(payload["int8"]).float() * _tensor(payload["scale"])
     return ActivationBatch(nhwc.permute(0, 3, 1, 2), _tensor(payload["y"]), batch)

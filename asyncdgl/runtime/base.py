@@ -252,7 +252,7 @@ class StagePasses:
         from asyncdgl.replay.codecs import decode
 
         if sample is not None:
-            return decode(sample.payload, sample.source.batch)
+            return decode(sample.payload, sample.source.batch, self._config.precision == "bf16")
         assert self._stream is not None
         return self._stream.get(number)
 

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from asyncdgl.nets.network import make_stage_net
 from asyncdgl.replay.codecs import ENCODERS, decode, encode, payload_bytes
+from asyncdgl.stage import Stage
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -126,3 +128,18 @@ def test_writable_arrays_are_not_copied() -> None:
 def test_encoding_takes_no_part_in_gradients() -> None:
     x = activations().requires_grad_()
     assert not decode(encode("none", x, Y), 0).x.requires_grad
+
+
+@pytest.mark.parametrize("codec", ["none", "bf16"])
+def test_a_stage_in_bfloat16_learns_the_same_from_values_that_stayed_bfloat16(small_config, codec) -> None:
+    config = small_config(stages=2, precision="bf16", model={"blocks": 2, "width": 16, "downsample": [2]})
+    x = torch.randn(4, 16, 8, 8).to(torch.bfloat16)
+    payload = encode(codec, x, torch.arange(4))
+    assert decode(payload, 0, bf16=True).x.dtype == torch.bfloat16
+    hashes = set()
+    for bf16 in (False, True):
+        stage = Stage(make_stage_net(config, 2, 1, 10), config.optim, 10, bf16=True)
+        for _ in range(3):
+            stage.train(decode(payload, 0, bf16))
+        hashes.add(stage.state_sha256())
+    assert len(hashes) == 1
