@@ -33,6 +33,10 @@ class TrainResult:
     correct: int
 
 
+def _laid_out_as(parameter: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    return value if value.stride() == parameter.stride() else torch.empty_like(parameter).copy_(value)
+
+
 def learning_rate(optim: OptimConfig, completed_epochs: int) -> float:
     """The learning rate after so many of a stage's own completed epochs."""
     if optim.lr_milestones is not None:
@@ -112,11 +116,12 @@ class Stage:
         return torch.autocast(self._device, dtype=torch.bfloat16, enabled=self._bf16)
 
     def _step(self, gradients: tuple[torch.Tensor, ...]) -> None:
-        # The functional form of torch.optim.SGD: the class would import torch's compiler, 2 s in every process.
+        # The functional form of torch.optim.SGD(fused=True): the class would import torch's compiler, 2 s in every process.
         with torch.no_grad():
             sgd(
                 self._parameters,
-                list(gradients),
+                # The fused kernel goes through memory as it lies: a gradient must lie as its parameter does.
+                [_laid_out_as(p, g) for p, g in zip(self._parameters, gradients, strict=True)],
                 self._momentum,
                 lr=self.lr,
                 momentum=self._optim.momentum,
@@ -124,7 +129,8 @@ class Stage:
                 dampening=0,
                 nesterov=False,
                 maximize=False,
-                foreach=True,
+                foreach=False,
+                fused=True,
             )
         self.updates += 1
 
@@ -146,9 +152,7 @@ class Stage:
         """Go on exactly where ``state_dict`` was taken."""
         self.load_published(state["weights"])
         self._momentum = [
-            state["momentum"][name].to(parameter.device).clone(memory_format=torch.preserve_format)
-            if name in state["momentum"]
-            else None
+            torch.empty_like(parameter).copy_(state["momentum"][name]) if name in state["momentum"] else None
             for name, parameter in self._net.named_parameters()
         ]
         self.updates = state["updates"]

@@ -35,7 +35,11 @@ class PlainStage:
     def __init__(self, net: StageNet) -> None:
         self.net = nn.ModuleDict({"module": net.module, "aux": net.aux}).to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.SGD(
-            self.net.parameters(), OPTIM["lr"], momentum=OPTIM["momentum"], weight_decay=OPTIM["weight_decay"]
+            self.net.parameters(),
+            OPTIM["lr"],
+            momentum=OPTIM["momentum"],
+            weight_decay=OPTIM["weight_decay"],
+            fused=True,
         )
         self.losses: list[float] = []
 

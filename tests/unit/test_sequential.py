@@ -58,7 +58,11 @@ class Plain:
         self.accuracies: dict[tuple[int, int], list[float]] = {}
         for j, net in enumerate(self.nets, 1):
             optimizer = torch.optim.SGD(
-                net.parameters(), OPTIM["lr"], momentum=OPTIM["momentum"], weight_decay=OPTIM["weight_decay"]
+                net.parameters(),
+                OPTIM["lr"],
+                momentum=OPTIM["momentum"],
+                weight_decay=OPTIM["weight_decay"],
+                fused=True,
             )
             losses: list[float] = []
             for epoch, lr in enumerate(LR):

@@ -47,6 +47,25 @@ def batch(number: int) -> ActivationBatch:
 # --- Passes -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_the_fused_optimizer_step_is_the_textbooks_whatever_lies_where(net, stage, layout) -> None:
+    """Against torch's plain loop over parameters in another layout; only the rounding differs."""
+    reference, learner = net(), stage()
+    parts = nn.ModuleDict({"module": reference.module, "aux": reference.aux}).to(memory_format=layout)
+    optimizer = torch.optim.SGD(parts.parameters(), 0.1, momentum=0.9, weight_decay=5e-4, foreach=False)
+    for number in range(2):
+        # Momentum as another process would have stored it: contiguous.
+        state = learner.state_dict()
+        state["momentum"] = {name: value.contiguous() for name, value in state["momentum"].items()}
+        learner.load_state_dict(state)
+        learner.train(batch(number))
+        optimizer.zero_grad()
+        cross_entropy(parts["aux"](parts["module"](batch(number).x)), batch(number).y).backward()
+        optimizer.step()
+    for name, value in parts.state_dict().items():
+        torch.testing.assert_close(learner.published()[name], value, rtol=1e-4, atol=1e-5)
+
+
 def test_the_output_of_train_is_from_before_the_update(net, stage) -> None:
     reference, learner = net(), stage()
     nn.ModuleList(reference).to(memory_format=torch.channels_last)
