@@ -191,7 +191,8 @@ class RunConfig(_Part):
     batch_size: int = Field(default=128, ge=2, description="images of a mini-batch")
     seed: int = Field(default=0, ge=0, lt=2**63, description="of weights, data order and delays")
     precision: Literal["auto", "float32", "bf16"] = Field(
-        default="auto", description="of the arithmetic; auto: bf16 on a GPU, float32 on a CPU"
+        default="auto",
+        description="of the arithmetic; auto: bf16 on a GPU, and on a CPU that is fast at it if the network is large",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: a GPU where there is one")
     threads: int = Field(default=1, ge=1, le=1024, description="CPU threads of each stage")

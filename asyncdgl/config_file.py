@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import io
-import os
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -111,19 +110,6 @@ def dump_config(config: RunConfig) -> str:
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # keep the order of the fields
     yaml.dump(config.model_dump(mode="json"), out)
     return out.getvalue()
-
-
-def on_this_machine(config: RunConfig) -> RunConfig:
-    """Everything that ``auto`` leaves open, decided; and paths that don't depend on the working directory."""
-    has_gpu = os.path.exists("/dev/nvidia0")
-    if config.device == "cuda" and not has_gpu and config.ray.address is None and "RAY_ADDRESS" not in os.environ:
-        raise ConfigError("device cuda: this machine has no NVIDIA GPU; use --device cpu")
-    device = ("cuda" if has_gpu else "cpu") if config.device == "auto" else config.device
-    precision = ("bf16" if device == "cuda" else "float32") if config.precision == "auto" else config.precision
-    data = config.data
-    if data.data_dir is not None:
-        data = data.model_copy(update={"data_dir": os.path.abspath(data.data_dir)})
-    return config.model_copy(update={"device": device, "precision": precision, "data": data})
 
 
 def _with_profile_file(tree: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -116,7 +116,7 @@ class Stage:
         return torch.autocast(self._device, dtype=torch.bfloat16, enabled=self._bf16)
 
     def _step(self, gradients: tuple[torch.Tensor, ...]) -> None:
-        # The functional form of torch.optim.SGD(fused=True): the class would import torch's compiler, 2 s in every process.
+        # The functional form of torch.optim.SGD(fused=True): the class would import the compiler, 2 s in every process.
         with torch.no_grad():
             sgd(
                 self._parameters,

@@ -10,9 +10,10 @@ import click
 from pydantic import BaseModel
 
 from asyncdgl.config import RunConfig
-from asyncdgl.config_file import load_yaml, on_this_machine, parse_assignment, parse_config, set_key
+from asyncdgl.config_file import load_yaml, parse_assignment, parse_config, set_key
 from asyncdgl.defaults import merged
 from asyncdgl.errors import ConfigError
+from asyncdgl.runtime.machine import on_this_machine
 
 FLAGS: dict[str, dict[str, str]] = {
     "Run": {

@@ -16,9 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from asyncdgl import __version__
 from asyncdgl.config import RunConfig
-from asyncdgl.config_file import applies, load_yaml, lookup, on_this_machine, parse_config, readable, set_key
+from asyncdgl.config_file import applies, load_yaml, lookup, parse_config, readable, set_key
 from asyncdgl.defaults import Tree, merged
 from asyncdgl.errors import ConfigError
+from asyncdgl.runtime.machine import on_this_machine
 
 Value = Any
 DIGITS = 16

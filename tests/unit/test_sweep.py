@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from asyncdgl.config_file import dump_config, load_yaml, on_this_machine, parse_config
+from asyncdgl.config_file import dump_config, load_yaml, parse_config
 from asyncdgl.defaults import merged
 from asyncdgl.errors import ConfigError, DataError
+from asyncdgl.runtime.machine import on_this_machine
 from asyncdgl.study import execute as execute_module
 from asyncdgl.study import sweep as sweep_module
 from asyncdgl.study.execute import FAILED, WORK, Finished, RunStore, execute
