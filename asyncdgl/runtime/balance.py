@@ -6,9 +6,12 @@ import time
 from collections.abc import Callable
 from functools import cache
 from statistics import median
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from asyncdgl.config import ModelConfig, RunConfig
+
+if TYPE_CHECKING:
+    from asyncdgl.batch import ActivationBatch
 
 PASSES = 5
 """Measured passes of each part; the median counts."""
@@ -89,11 +92,7 @@ def best_parts(blocks: int, stages: int, seconds: Callable[[Part], float]) -> li
 
 def _pass_seconds(config: RunConfig, part: Part, channels: int, classes: int, check: Callable[[], None]) -> float:
     """Seconds of a training pass of a stage that has these blocks: the median of a few."""
-    import torch
-
-    from asyncdgl.batch import ActivationBatch
     from asyncdgl.nets.network import make_stage_net
-    from asyncdgl.nets.shape import block_shapes
     from asyncdgl.stage import Stage
 
     check()
@@ -104,16 +103,24 @@ def _pass_seconds(config: RunConfig, part: Part, channels: int, classes: int, ch
     bf16 = config.precision == "bf16"
     net = make_stage_net(own, ends.index(last) + 1 if last in ends else len(ends) + 1, channels, classes)
     stage = Stage(net, config.optim, 1, config.device, bf16)
+    batch = stage_input(config, first, channels, classes)
+    times = [_timed(lambda: stage.train(batch)) for _ in range(PASSES + 1)]
+    return median(times[1:])  # the first one also sets up memory and kernels
+
+
+def stage_input(config: RunConfig, first: int, channels: int, classes: int) -> ActivationBatch:
+    """A mini-batch of random numbers as the stage that begins with block ``first`` (from 1) reads it."""
+    import torch
+
+    from asyncdgl.batch import ActivationBatch
+    from asyncdgl.nets.shape import block_shapes
+
     shape = block_shapes(config.model, channels, config.data.image_size)[first - 1]
     pixels = shape.pixels * (2 if shape.pool else 1)
     x = torch.rand(config.batch_size, shape.in_features, pixels, pixels).contiguous(memory_format=torch.channels_last)
-    batch = ActivationBatch(
-        (x.to(torch.bfloat16) if bf16 and first > 1 else x).to(config.device),
-        (torch.arange(config.batch_size) % classes).to(config.device),
-        0,
-    )
-    times = [_timed(lambda: stage.train(batch)) for _ in range(PASSES + 1)]
-    return median(times[1:])  # the first one also sets up memory and kernels
+    x = x.to(torch.bfloat16) if config.precision == "bf16" and first > 1 else x
+    y = torch.arange(config.batch_size) % classes
+    return ActivationBatch(x.to(config.device), y.to(config.device), 0)
 
 
 def _timed(work: Callable[[], object]) -> float:
