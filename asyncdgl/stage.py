@@ -88,7 +88,7 @@ class Stage:
         Args:
             batch: x [B, C, H, W], y [B]; no gradient flows back into x.
         """
-        self._net.train()
+        self._set_mode(training=True)
         x, y = batch.x.to(self._device), batch.y.to(self._device)
         with self._autocast():
             output = self._net["module"](x)
@@ -100,17 +100,21 @@ class Stage:
 
     def forward(self, batch: ActivationBatch) -> torch.Tensor:
         """The module's output [B, C, H, W] in evaluation mode; nothing of the stage changes."""
-        self._net.eval()
+        self._set_mode(training=False)
         with torch.no_grad(), self._autocast():
             output: torch.Tensor = self._net["module"](batch.x.to(self._device))
         return output
 
     def scores(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Output [B, C, H, W] and class scores [B, classes] in evaluation mode."""
-        self._net.eval()
+        self._set_mode(training=False)
         with torch.no_grad(), self._autocast():
             output = self._net["module"](x.to(self._device))
             return output, self._net["aux"](output).float()
+
+    def _set_mode(self, training: bool) -> None:
+        if self._net.training != training:  # torch goes through all modules, which a pass of small ones would feel
+            self._net.train(training)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self._device, dtype=torch.bfloat16, enabled=self._bf16)

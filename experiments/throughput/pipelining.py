@@ -27,16 +27,23 @@ from asyncdgl.runtime.machine import on_this_machine
 
 
 class Part(nn.Module):
-    """One process's part; computes in the run's precision, and hands on what comes out."""
+    """One process's part, in the run's precision. Between parts lies [B, H, W, C]: gloo sends only what is contiguous."""
 
-    def __init__(self, net: nn.Module, bf16: bool) -> None:
+    def __init__(self, net: nn.Module, rank: int, bf16: bool) -> None:
         super().__init__()
-        self.net, self.bf16 = net, bf16
+        self.net, self.rank, self.bf16 = net, rank, bf16
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The part's output."""
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.bf16):
-            return self.net(x.contiguous(memory_format=torch.channels_last))
+            if self.rank == 0:
+                return self.net(x.contiguous(memory_format=torch.channels_last)).permute(0, 2, 3, 1).contiguous()
+            return self.net(x.permute(0, 3, 1, 2))
+
+
+def loss(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy."""
+    return cross_entropy(scores.float(), labels)
 
 
 def learn(rank: int, config: RunConfig, port: int, orders: Any, answers: Any) -> None:
@@ -47,7 +54,7 @@ def learn(rank: int, config: RunConfig, port: int, orders: Any, answers: Any) ->
     nets = make_networks(config, 3, 10)
     bf16 = config.precision == "bf16"
     own = [nn.Sequential(nets[0].module), nn.Sequential(nets[1].module, nets[1].aux)][rank]
-    part = Part(own.to(memory_format=torch.channels_last), bf16)
+    part = Part(own.to(memory_format=torch.channels_last), rank, bf16)
     optimizer = torch.optim.SGD(part.parameters(), 0.1, momentum=0.9, weight_decay=5e-4, fused=True)
     x, y = torch.randn(config.batch_size, 3, 32, 32), torch.arange(config.batch_size) % 10
     schedules: dict[int, Any] = {}

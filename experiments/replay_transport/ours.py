@@ -1,0 +1,102 @@
+"""asyncdgl's replay buffer between processes: a producer's insert, and a consumer's sample."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import Any
+
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+
+import numpy as np
+import ray
+from protocol import COMPUTES_S, PAUSE_S, Times, made, report
+
+from asyncdgl.batch import PassName, Provenance
+from asyncdgl.config_file import parse_config
+from asyncdgl.replay.entry import Entry
+from asyncdgl.runtime.ray_actors import BufferActor, PaceActor
+from asyncdgl.runtime.ray_stage import _Outbox
+
+CONFIG = {"runtime": "ray", "stages": 2, "pace": "free", "buffer": {"size": 10, "sampler": "lifo"}}
+
+
+@ray.remote(num_cpus=0.5)
+class Producer:
+    """Inserts as a stage does: without waiting for the buffer."""
+
+    def __init__(self, buffer: Any, nbytes: int) -> None:
+        self.out = _Outbox(parse_config(CONFIG), 1, buffer)
+        self.payload, self.step = made(nbytes), 0
+
+    def insert(self) -> tuple[float, float]:
+        """When it began, and how long the producer was blocked."""
+        source = Provenance(PassName(1, 0, self.step), self.step, True, self.step)
+        self.step += 1
+        self.payload[0] = self.step % 251
+        began = time.monotonic()
+        self.out.send(Entry(source, {"bf16": self.payload}, self.payload.nbytes), 0.0, 1.0)
+        return began, time.monotonic() - began
+
+
+@ray.remote(num_cpus=0.5)
+class Consumer:
+    """Samples as a stage does, and copies what it got, as decoding does."""
+
+    def __init__(self, buffer: Any) -> None:
+        self.buffer = buffer
+
+    def take(self, asked: Any) -> tuple[int, np.ndarray]:
+        reply = ray.get(asked)
+        if reply.sample is None:
+            return -1, np.empty(0)
+        payload = reply.sample.payload
+        payload = ray.get(payload) if isinstance(payload, ray.ObjectRef) else payload
+        return reply.sample.source.batch, np.array(payload["bf16"])
+
+    def wait_for(self, number: int) -> float:
+        """When entry ``number`` could be used here."""
+        while self.take(self.buffer.sample.remote(0.0, False))[0] < number:
+            pass
+        return time.monotonic()
+
+    def sample(self) -> float:
+        """Seconds of a sample that is asked for now."""
+        began = time.monotonic()
+        self.take(self.buffer.sample.remote(0.0, False))
+        return time.monotonic() - began
+
+    def sample_ahead(self) -> float:
+        """Seconds of a sample that was asked for while this process did something else."""
+        asked = self.buffer.sample.remote(0.0, False)
+        time.sleep(COMPUTES_S)
+        began = time.monotonic()
+        self.take(asked)
+        return time.monotonic() - began
+
+
+def measure(nbytes: int, count: int) -> Times:
+    """All four times, ``count`` times each."""
+    config = parse_config(CONFIG)
+    pace = ray.remote(PaceActor).options(num_cpus=0, max_concurrency=100).remote(config)
+    buffer = ray.remote(BufferActor).options(num_cpus=0.05, max_concurrency=1000).remote(config, 1, pace)
+    producer, consumer = Producer.remote(buffer, nbytes), Consumer.remote(buffer)
+    times = Times()
+    for number in range(count + 15):
+        seen = consumer.wait_for.remote(number)
+        began, blocked = ray.get(producer.insert.remote())
+        times.blocked.append(blocked)
+        times.until_sampled.append(ray.get(seen) - began)
+        time.sleep(PAUSE_S)
+        times.sample.append(ray.get(consumer.sample.remote()))
+        times.sample_ahead.append(ray.get(consumer.sample_ahead.remote()))
+    for actor in (producer, consumer, buffer, pace):
+        ray.kill(actor)
+    return times.without_first(15)  # until the buffer is full and its memory was used once
+
+
+if __name__ == "__main__":
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="error")
+    report(measure, sys.argv[1:])
+    ray.shutdown()

@@ -1,0 +1,129 @@
+"""`sim` and a bare PyTorch loop of the same updates in one process, some batches each in turn.
+
+Each line on standard input is an algorithm and a number of batches; the answer is the two times in seconds, `sim`
+first. `sim` reads the data stream and writes its trace; the bare loop has its batches ready.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from asyncdgl.config import RunConfig
+from asyncdgl.config_file import load_yaml, parse_config
+from asyncdgl.data.cache import prepare
+from asyncdgl.nets.network import make_networks
+from asyncdgl.rundir import RunWriter
+from asyncdgl.runtime.base import make_stream, open_dataset
+from asyncdgl.runtime.machine import on_this_machine
+from asyncdgl.runtime.simulator import Simulation
+
+
+class Enough(Exception):
+    """So many batches were trained."""
+
+
+class Observer(RunWriter):
+    """Writes the trace as a run does, and shows nothing."""
+
+    def progressed(self, stage: int, progress: Any) -> None:
+        """See ``Observer``."""
+
+    def epoch_completed(self, line: Any) -> None:
+        """See ``Observer``."""
+
+    def evaluated(self, line: Any) -> None:
+        """See ``Observer``."""
+
+    def noticed(self, message: str) -> None:
+        """See ``Observer``."""
+
+
+class Ours:
+    """A run of ``sim`` that stops every few batches and goes on."""
+
+    def __init__(self, config: RunConfig, data: Path, folder: Path) -> None:
+        self.passes, self.until = config.trained_stages, 0
+        self.turns = 0
+        self.simulation = Simulation(config, data, Observer(folder), self.check)
+
+    def check(self) -> None:
+        """Called before each pass."""
+        if self.turns == self.until:
+            raise Enough
+        self.turns += 1
+
+    def train(self, batches: int) -> None:
+        """Go on for so many batches."""
+        self.until = self.turns + batches * self.passes
+        try:
+            self.simulation.run()
+        except Enough:
+            return
+        raise SystemExit("the data are used up: use more epochs")
+
+
+class Bare:
+    """The same networks, optimizer and precision in a plain loop."""
+
+    def __init__(self, config: RunConfig, data: Path) -> None:
+        self.nets = [nn.ModuleList(net).to(memory_format=torch.channels_last) for net in make_networks(config, 3, 10)]
+        self.optimizers = [
+            torch.optim.SGD(net.parameters(), 0.1, momentum=0.9, weight_decay=5e-4, fused=True) for net in self.nets
+        ]
+        stream = make_stream(config, open_dataset(config, data))
+        self.batches = [stream.get(n) for n in range(20)]
+        self.bf16, self.number = config.precision == "bf16", 0
+
+    def train(self, batches: int) -> None:
+        """So many batches."""
+        for _ in range(batches):
+            batch = self.batches[self.number % len(self.batches)]
+            self.number += 1
+            x = batch.x
+            for (module, aux), optimizer in zip(self.nets, self.optimizers, strict=True):
+                with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.bf16):
+                    output = module(x)
+                    scores = aux(output)
+                    loss = cross_entropy(scores, batch.y)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                loss.item()
+                (scores.argmax(1) == batch.y).sum().item()
+                x = output.detach()
+
+
+def main() -> None:
+    """Each line is answered with both times."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", type=Path)
+    tree = load_yaml(parser.parse_args().config)
+    sides: dict[str, tuple[Ours, Bare]] = {}
+    for line in sys.stdin:
+        algorithm, batches = line.split()
+        if algorithm not in sides:
+            config = on_this_machine(parse_config({**tree, "algorithm": algorithm, "runtime": "sim", "epochs": 100}))
+            data = prepare(config.data)
+            sides[algorithm] = Ours(config, data, Path(tempfile.mkdtemp())), Bare(config, data)
+            for side in sides[algorithm]:
+                side.train(3)
+        taken = []
+        for side in sides[algorithm]:
+            began = time.monotonic()
+            side.train(int(batches))
+            taken.append(time.monotonic() - began)
+        print(json.dumps(taken), flush=True)
+
+
+if __name__ == "__main__":
+    main()
