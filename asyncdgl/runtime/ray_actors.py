@@ -10,6 +10,7 @@ import asyncio
 import os
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +79,7 @@ class PaceActor:
         self._training = set(range(1, config.stages + 1))
         self._slowdown = {j: config.profile.stage(j).slowdown for j in self._training}
         self._pass_seconds: dict[int, float] = {}
-        self._changed = asyncio.Condition()
+        self._waiting: dict[int, tuple[Callable[[], bool], asyncio.Future[None]]] = {}
 
     async def hello(self) -> Line:
         """See ``hello``."""
@@ -89,8 +90,9 @@ class PaceActor:
         began = time.monotonic()
         clock = self._pace.request(stage, v)
         granted_at_once = clock is not None
-        await self._notify()
-        while clock is None and await self._wait(began + WAIT_S):
+        self._wake()
+        if clock is None:
+            await self._wait(stage, lambda: self._pace.limit is None or v <= self._pace.limit)
             clock = self._pace.request(stage, v)
         waited_s = 0.0 if granted_at_once else time.monotonic() - began
         return Start(clock, waited_s, self._later(stage))
@@ -98,7 +100,7 @@ class PaceActor:
     async def release(self, stage: int) -> bool:
         """The stage waits for something else; returns whether a later stage still trains."""
         self._pace.release(stage)
-        await self._notify()
+        self._wake()
         return self._later(stage)
 
     async def trained(self, stage: int) -> bool:
@@ -109,10 +111,9 @@ class PaceActor:
     async def reached(self, stage: int, due: float) -> float:
         """Stage ``stage`` waits until the profile clock reaches ``due``, or for a while; returns where it is."""
         self._pace.expect(stage, due)
-        await self._notify()
-        deadline = time.monotonic() + WAIT_S
-        while self._pace.now < due and await self._wait(deadline):
-            pass
+        self._wake()
+        if self._pace.now < due:
+            await self._wait(stage, lambda: self._pace.now >= due)
         return self._pace.now
 
     async def step_seconds(self, stage: int, pass_seconds: float) -> float:
@@ -125,12 +126,21 @@ class PaceActor:
     def _later(self, stage: int) -> bool:
         return any(j > stage for j in self._training)
 
-    async def _notify(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
+    def _wake(self) -> None:
+        """The pace has changed: wake whom it lets go on, and nobody else."""
+        for stage, (may_go, future) in list(self._waiting.items()):
+            if may_go():
+                del self._waiting[stage]
+                if not future.done():
+                    future.set_result(None)
 
-    async def _wait(self, deadline: float) -> bool:
-        return await wait_for_change(self._changed, deadline)
+    async def _wait(self, stage: int, may_go: Callable[[], bool]) -> None:
+        """Until ``may_go``, or for a while."""
+        future = asyncio.get_running_loop().create_future()
+        self._waiting[stage] = may_go, future
+        await asyncio.wait([future], timeout=WAIT_S)
+        if not future.done() and self._waiting.get(stage, (None, None))[1] is future:
+            del self._waiting[stage]
 
 
 async def wait_for_change(changed: asyncio.Condition, deadline: float) -> bool:

@@ -48,6 +48,7 @@ class Consumer:
         self.buffer = buffer
 
     def take(self, asked: Any) -> tuple[int, np.ndarray]:
+        """Number and data of a sample that was asked for; -1 where there is none yet."""
         reply = ray.get(asked)
         if reply.sample is None:
             return -1, np.empty(0)

@@ -16,7 +16,7 @@ PAUSE_S = 0.01
 
 @dataclass
 class Times:
-    """Seconds: a producer's blocked time, from its insert until a sample elsewhere, a sample, a sample fetched ahead."""
+    """Seconds: a producer's blocked time; from its insert until a sample elsewhere; a sample; one fetched ahead."""
 
     blocked: list[float] = field(default_factory=list)
     until_sampled: list[float] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Reverb between processes, in the protocol of `ours.py`: dm-reverb 0.14 with TensorFlow 2.15, in its own environment."""
+"""Reverb between processes, in the protocol of `ours.py`: dm-reverb 0.14, TensorFlow 2.15, in its own environment."""
 
 from __future__ import annotations
 

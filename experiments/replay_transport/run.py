@@ -15,7 +15,7 @@ from scipy.stats import bootstrap
 HERE = Path(__file__).parent
 SIZES = {"64 kB": 64_000, "4 MB": 4_000_000, "32 MB": 32_000_000}
 REPETITIONS = 7
-EACH = 20
+EACH = 12
 """Inserts and samples of one repetition; its median counts."""
 
 WHAT = ("blocked", "until_sampled", "sample", "sample_ahead")

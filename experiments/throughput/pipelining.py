@@ -27,7 +27,7 @@ from asyncdgl.runtime.machine import on_this_machine
 
 
 class Part(nn.Module):
-    """One process's part, in the run's precision. Between parts lies [B, H, W, C]: gloo sends only what is contiguous."""
+    """A part of the network, in the run's precision. Between parts lies [B, H, W, C], contiguous as gloo wants it."""
 
     def __init__(self, net: nn.Module, rank: int, bf16: bool) -> None:
         super().__init__()
