@@ -3,4 +3,4 @@
 Importing the package loads neither torch nor ray, so that the command line answers at once.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

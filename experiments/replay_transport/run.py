@@ -22,7 +22,9 @@ WHAT = ("blocked", "until_sampled", "sample", "sample_ahead")
 
 
 def interval(values: list[float]) -> tuple[float, float]:
-    """95 % bootstrap interval of the median."""
+    """95 % bootstrap interval of the median; of one value, that."""
+    if len(values) == 1:
+        return values[0], values[0]
     found = bootstrap((np.array(values),), np.median, method="percentile", rng=np.random.default_rng(0))
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
@@ -53,6 +55,11 @@ def main() -> None:
                     if found[what]:
                         medians[size][name][what].append(1000 * median(found[what]))
                 print(size, name, {what: round(1000 * median(v), 2) for what, v in found.items() if v}, flush=True)
+        keep(medians)
+
+
+def keep(medians: dict[str, dict[str, dict[str, list[float]]]]) -> None:
+    """What there is so far: each program's median, and the median ratio to asyncdgl's."""
     table: list[dict[str, Any]] = []
     for size, by_name in medians.items():
         for name, times in by_name.items():

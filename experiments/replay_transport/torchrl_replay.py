@@ -67,7 +67,7 @@ def measure(nbytes: int, count: int) -> Times:
     buffer = RayReplayBuffer(
         storage=lambda: LazyTensorStorage(1), batch_size=1, ray_init_config={"address": "auto", "log_to_driver": False}
     )
-    producer, consumer = Producer.remote(buffer, nbytes), Consumer.remote(buffer)
+    producer, consumer = Producer.remote(buffer.client(), nbytes), Consumer.remote(buffer.client())
     times = Times()
     for number in range(count + 15):
         seen = consumer.wait_for.remote(number)

@@ -24,7 +24,7 @@ from asyncdgl import __version__, rundir
 from asyncdgl.cli.main import main
 from asyncdgl.cli.run import KEYS
 from asyncdgl.config import RunConfig
-from asyncdgl.config_file import parse_config, parse_yaml
+from asyncdgl.config_file import load_yaml, parse_config, parse_yaml
 from asyncdgl.delays.profile import built_in_profile
 from asyncdgl.rundir import make_run_dir
 
@@ -213,6 +213,25 @@ def test_a_profile_file_may_have_any_file_name(cwd: Path) -> None:
 
 
 # --- Dry run ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_cut_by_cost_is_measured_once_and_then_kept(cwd: Path) -> None:
+    small = ("--runtime", "sim", "--stages", "2", "--epochs", "1", "--width", "2", "--set", "evaluation.every=1")
+    shown = ask("run", "--dry-run", *small, "--set", "model.balance=cost")
+    assert shown.code == 0
+    assert "Training pass of each stage, measured: " in shown.stdout
+    assert "% of the stages' time computing" in shown.stdout.replace("\n", " ")
+    assert list(cwd.iterdir()) == []
+    assert ask("run", *small, "--set", "model.balance=cost", "--out", "one").code == 0
+    kept = parse_config(load_yaml(Path("one/config.yaml"))).model
+    assert kept.balance == "cost"
+    assert kept.cut in {(1,), (2,), (3,)}
+    again = ask("run", "--config", "one/config.yaml", "--out", "two")
+    assert again.code == 0
+    assert "measuring" not in again.stdout
+    summaries = [json.loads(Path(f"{name}/summary.json").read_text()) for name in ("one", "two")]
+    hashes = [[stage["state_sha256"] for stage in summary["stages"]] for summary in summaries]
+    assert hashes[0] == hashes[1]
 
 
 def test_dry_run_prints_what_a_run_would_be_and_creates_nothing(cwd: Path) -> None:
