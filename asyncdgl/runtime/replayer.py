@@ -18,7 +18,7 @@ from asyncdgl.replay.buffer import Sample
 from asyncdgl.replay.entry import Entry
 from asyncdgl.rundir import Run
 from asyncdgl.runtime.base import StagePasses, make_stages, open_dataset, set_up_torch
-from asyncdgl.trace import FORWARD, TRAIN, PassRecord, by_stage
+from asyncdgl.trace import FORWARD, TRAIN, PassRecord
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Replay:
         stages = make_stages(config, dataset)
         self._numbers = range(1, len(stages) + 1)
         self._passes = {j: StagePasses(config, dataset, j, stages[j - 1], lambda: 0.0) for j in self._numbers}
-        recorded = by_stage(run.trace)
+        recorded = run.passes
         self._recorded = {j: recorded.get(j, []) for j in self._numbers}
         self._readers = Counter(_source(r) for r in run.trace if r.stage > 1)
         self._entries: dict[PassName, Entry] = {}  # made, and still to be read

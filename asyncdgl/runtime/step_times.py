@@ -60,12 +60,11 @@ def measure_step_times(config: RunConfig, data: Path, check: Callable[[], None])
 
 def _measure(config: RunConfig, data: Path, number: int, barrier: Any, pipe: Any) -> None:
     """In its own process: passes of one stage, all on the same input."""
-    import torch
-
     from asyncdgl.batch import PassName, Provenance
-    from asyncdgl.nets.shape import block_shapes, cut
+    from asyncdgl.nets.shape import cut
     from asyncdgl.replay.buffer import Sample
     from asyncdgl.replay.codecs import encode
+    from asyncdgl.runtime.balance import stage_input
     from asyncdgl.runtime.base import StagePasses, make_stages, open_dataset, set_up_torch
 
     set_up_torch(config)
@@ -74,14 +73,10 @@ def _measure(config: RunConfig, data: Path, number: int, barrier: Any, pipe: Any
     passes = StagePasses(config, dataset, number, stage, time.perf_counter)
     sample = None
     if number > 1:
-        shapes = block_shapes(config.model, dataset.channels, config.data.image_size)
-        made = shapes[cut(config.model, config.stages)[number - 2][-1]]
-        x = torch.rand(config.batch_size, made.features, made.pixels, made.pixels)
-        if config.precision == "bf16":
-            x = x.to(torch.bfloat16)
-        y = torch.arange(config.batch_size) % len(dataset.classes)
+        first = cut(config.model, config.stages)[number - 1][0] + 1
+        batch = stage_input(config, first, dataset.channels, len(dataset.classes))
         source = Provenance(PassName(number - 1, 0, 0), 0, True, 0)
-        sample = Sample(source, encode(config.buffer.codec, x, y), 1)
+        sample = Sample(source, encode(config.buffer.codec, batch.x, batch.y), 1)
     means = []
     for kind in (TRAIN, FORWARD):
         for _ in range(3):

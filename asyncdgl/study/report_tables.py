@@ -11,7 +11,7 @@ from asyncdgl.config import RunConfig
 from asyncdgl.metrics import StageEnd, stage_summaries
 from asyncdgl.rundir import Run
 from asyncdgl.study.document import Block, Column, Table, Text
-from asyncdgl.trace import FORWARD, TRAIN, by_stage
+from asyncdgl.trace import FORWARD, TRAIN
 
 NOTHING = "-"
 PARTS = ("mean", "p50", "p95", "max")
@@ -46,7 +46,7 @@ def stages_of(run: Run) -> list[dict[str, Any]]:
     for line in evaluations_of(run)[-1:]:
         accuracy = line["test_accuracy"]
     ends = {}
-    for j, passes in by_stage(run.trace).items():
+    for j, passes in run.passes.items():
         kinds = [record.kind for record in passes]
         ends[j] = StageEnd(kinds.count(TRAIN), kinds.count(FORWARD), epochs.get(j, 0), None)
     seconds = max((record.end_s for record in run.trace), default=0.0)
