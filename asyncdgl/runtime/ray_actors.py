@@ -14,7 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 
@@ -32,13 +32,15 @@ from asyncdgl.runtime.base import (
     set_up_torch,
     steps_clock,
 )
+from asyncdgl.runtime.calls import Answers
+from asyncdgl.runtime.entry_memory import EntryMemory, Held, MappedMemory, Stored, stored_bytes
 from asyncdgl.runtime.pace import Pace
+
+if TYPE_CHECKING:
+    from asyncdgl.replay.codecs import Payload
 
 WAIT_S = 0.2
 """Longest time that one call waits at another actor before it answers that there is nothing yet."""
-
-INLINE_BYTES = 100_000
-"""Below this Ray sends an object inside the message; a reference to it would cost more than it saves."""
 
 
 def hello() -> Line:
@@ -80,10 +82,15 @@ class PaceActor:
         self._slowdown = {j: config.profile.stage(j).slowdown for j in self._training}
         self._pass_seconds: dict[int, float] = {}
         self._waiting: dict[int, tuple[Callable[[], bool], asyncio.Future[None]]] = {}
+        self._answers = Answers(self)
 
     async def hello(self) -> Line:
         """See ``hello``."""
         return hello()
+
+    async def address(self) -> str | None:
+        """See ``Answers.listen``."""
+        return self._answers.listen()
 
     async def start(self, stage: int, v: float) -> Start:
         """Wait until pass with clock ``v`` may start, or for a while."""
@@ -169,7 +176,7 @@ class Reply:
 
 
 class BufferActor:
-    """Holds one replay buffer. It owns what it holds, so that a producer that dies takes nothing with it."""
+    """Holds one replay buffer and the memory of its entries, so that a producer that dies takes nothing with it."""
 
     def __init__(self, config: RunConfig, after_stage: int, pace: Any) -> None:
         self._buffer = make_buffer(config, after_stage)
@@ -177,9 +184,11 @@ class BufferActor:
         self._reader = after_stage + 1
         self._steps_clock = steps_clock(config, after_stage)
         self._changed = asyncio.Condition()
-        # An entry may leave the buffer before its reader has fetched what it was given, and Ray has been seen to delete
-        # the data then, although the reader had a reference: what the reader may still have to fetch stays here.
-        self._given: deque[Any] = deque(maxlen=config.buffer.prefetch + 2)
+        self._memory = EntryMemory()
+        self._mapped = MappedMemory(self._memory.descriptor, writable=True)
+        self._answers = Answers(self, self._memory.descriptor)
+        # An entry may leave the buffer before its reader has read what it was given: its place stays in use meanwhile.
+        self._given: deque[Held] = deque(maxlen=config.buffer.prefetch + 2)
         # Copying a large array would block the event loop: one thread does it, in order.
         self._copier = ThreadPoolExecutor(max_workers=1)
 
@@ -187,17 +196,49 @@ class BufferActor:
         """See ``hello``."""
         return hello()
 
-    async def insert(
-        self, source: Provenance, payload: Any, nbytes: int, now: float, unit: float, dropped: list[int]
-    ) -> None:
-        """Take an entry; the arguments are those of ``ReplayBuffer.insert``."""
-        if nbytes > INLINE_BYTES:
-            payload = await asyncio.get_running_loop().run_in_executor(self._copier, ray.put, payload)
-        self._buffer.insert(Entry(source, payload, nbytes), self._now(now), unit, dropped)
-        await self._notify()
+    async def address(self) -> str | None:
+        """See ``Answers.listen``."""
+        return self._answers.listen()
 
-    async def sample(self, now: float, wait: bool) -> Reply:
-        """Give an entry; with ``wait``, wait a while for one."""
+    async def places(self, nbytes: int, count: int) -> list[int]:
+        """Places for so many entries of so many bytes: for a producer that writes into this memory."""
+        return [self._memory.place(nbytes) for _ in range(count)]
+
+    async def insert(
+        self, source: Provenance, payload: Stored | Payload, nbytes: int, now: float, unit: float, dropped: list[int]
+    ) -> int | None:
+        """Take an entry.
+
+        Args:
+            source, nbytes: see ``Entry``.
+            payload: where the producer has written it, or, from another machine, the arrays themselves.
+            now, unit, dropped: see ``ReplayBuffer.insert``.
+
+        Returns:
+            The place of the producer's next entry, if it writes into this memory.
+        """
+        following = None
+        if isinstance(payload, Stored):
+            stored = payload
+            following = self._memory.place(stored.nbytes)
+        else:
+            place = self._memory.place(stored_bytes(payload))
+            stored = await self._copy(self._mapped.write, place, payload)
+        self._buffer.insert(Entry(source, self._memory.hold(stored), nbytes), self._now(now), unit, dropped)
+        await self._notify()
+        return following
+
+    async def _copy(self, copy: Callable[..., Any], *args: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._copier, copy, *args)
+
+    async def sample(self, now: float, wait: bool, mapped: bool) -> Reply:
+        """Give an entry.
+
+        Args:
+            now: see ``ReplayBuffer.sample``.
+            wait: wait a while for one.
+            mapped: whether the reader sees this memory; otherwise it gets the arrays.
+        """
         deadline = time.monotonic() + (WAIT_S if wait else 0)
         waited_for = None
         while True:
@@ -209,9 +250,16 @@ class BufferActor:
                     return Reply(None, time.monotonic(), waited_for)
                 now = await self._wait_for_arrival(now, blocked.due, deadline)
                 continue
-            self._given.append(sample.payload)
+            sampled_at, held = time.monotonic(), sample.payload
             await self._notify()
-            return Reply(sample, time.monotonic(), waited_for)
+            if mapped:
+                self._given.append(held)
+                return Reply(sample._replace(payload=held.stored), sampled_at, waited_for)
+            arrays = await self._copy(self._arrays, held.stored)
+            return Reply(sample._replace(payload=arrays), sampled_at, waited_for)
+
+    def _arrays(self, stored: Stored) -> Payload:
+        return {name: array.copy() for name, array in self._mapped.read(stored).items()}
 
     async def _wait_for_arrival(self, now: float, due: float | None, deadline: float) -> float:
         if due is not None and self._steps_clock:
@@ -230,9 +278,10 @@ class BufferActor:
                 return self._buffer.reserve(name)
         return True
 
-    async def drop(self, name: PassName) -> None:
+    async def drop(self, names: list[PassName]) -> None:
         """See ``ReplayBuffer.drop``."""
-        self._buffer.drop(name)
+        for name in names:
+            self._buffer.drop(name)
 
     async def statistics(self) -> dict[str, float]:
         """The counts of the summary."""

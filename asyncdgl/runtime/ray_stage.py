@@ -6,7 +6,7 @@ import time
 from collections import defaultdict, deque
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 
@@ -14,6 +14,7 @@ from asyncdgl.batch import PassName
 from asyncdgl.config import RunConfig
 from asyncdgl.delays.clock import PassLength
 from asyncdgl.metrics import StageEnd
+from asyncdgl.replay.buffer import Sample
 from asyncdgl.replay.entry import Entry
 from asyncdgl.runtime.base import (
     EpochEnd,
@@ -27,11 +28,19 @@ from asyncdgl.runtime.base import (
     set_up_torch,
     steps_clock,
 )
+from asyncdgl.runtime.calls import Call, Calls
+from asyncdgl.runtime.entry_memory import MappedMemory, Stored, stored_bytes
 from asyncdgl.runtime.ray_actors import Reply, Start, hello
 from asyncdgl.trace import PassRecord
 
+if TYPE_CHECKING:
+    from asyncdgl.replay.codecs import Payload
+
 UNACKNOWLEDGED = 4
 """Inserts on the wire at most; what comes on top queues at the producer."""
+
+DROPS_AT_ONCE = 5_000
+"""Names of dropped entries in one message: it must not become too large for a socket."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +76,9 @@ class StageActor:
 
     def __init__(self, config: RunConfig, data: Path, number: int, upstream: Any, downstream: Any, pace: Any) -> None:
         set_up_torch(config)
-        self._config, self._number, self._pace = config, number, pace
-        self._upstream = upstream
+        self._config, self._number = config, number
+        self._pace = Calls(pace)
+        self._in = _Inbox(upstream) if upstream is not None else None
         self._out = _Outbox(config, number, downstream) if downstream is not None else None
         dataset = open_dataset(config, data)
         stage = make_stages(config, dataset, only=number)[0]
@@ -82,7 +92,6 @@ class StageActor:
         self._later_train = True
         self._stopped = False
         self._ready = _Ready()
-        self._fetching: deque[Any] = deque()
         self._last_length = PassLength(1.0, 0.0)
         self._last_compute_s: float | None = None
         self._stretched_at = 0.0
@@ -136,7 +145,7 @@ class StageActor:
         began = time.monotonic()
         self._ready.has_place = self._out.reserve(self._passes.next_name, wait=False)
         if not self._ready.has_place:
-            self._later_train = ray.get(self._pace.release.remote(self._number))
+            self._later_train = self._pace.ask("release", self._number)
             if not self._later_train:
                 return True  # nobody reads any more: a place would never become free, and none is needed
             self._ready.has_place = self._out.reserve(self._passes.next_name, wait=True)
@@ -144,18 +153,15 @@ class StageActor:
         return self._ready.has_place
 
     def _has_input(self) -> bool:
-        if self._upstream is None or self._ready.reply is not None:
+        if self._in is None or self._ready.reply is not None:
             return True
-        # Every entry that was fetched comes before any that is asked for now: the order of samples is kept.
-        reply: Reply = ray.get(self._fetching.popleft() if self._fetching else self._fetch(self._v))
-        while reply.sample is None and self._fetching:
-            reply = ray.get(self._fetching.popleft())
+        reply = self._in.take(self._v)
         if reply.sample is None:
             began = time.monotonic()
-            self._later_train = ray.get(self._pace.release.remote(self._number))
+            self._later_train = self._pace.ask("release", self._number)
             self._ready.may_start = self._config.pace == "free"  # otherwise the others have gone on meanwhile
             reason = reply.waited_for
-            reply = ray.get(self._upstream.sample.remote(self._v, True))
+            reply = self._in.wait(self._v)
             waited_s = time.monotonic() - began
             self._ready.waits[reply.waited_for or reason or "empty"] += waited_s
             self._stretched_at += waited_s
@@ -172,7 +178,7 @@ class StageActor:
             self._stretch()
             self._ready.may_start = True
             return True
-        start: Start = ray.get(self._pace.start.remote(self._number, self._v))
+        start: Start = self._pace.ask("start", self._number, self._v)
         self._later_train = start.later_stages_train
         if start.waited_s > 0:
             self._ready.waits[self._why_paced()] += start.waited_s
@@ -191,9 +197,8 @@ class StageActor:
         ready, self._ready = self._ready, _Ready()
         sample, sampled_s = None, None
         if ready.reply is not None and ready.reply.sample is not None:
-            sample, sampled_s = ready.reply.sample, ready.reply.sampled_at - self._origin
-            if isinstance(sample.payload, ray.ObjectRef):
-                sample = sample._replace(payload=ray.get(sample.payload))
+            assert self._in is not None
+            sample, sampled_s = self._in.read(ready.reply.sample), ready.reply.sampled_at - self._origin
         length = self._lengths.length(self._passes.step)
         pause_steps = length.pause if self._config.profile.unit == "steps" else 0.0
         next_v = self._v + length.step + pause_steps
@@ -208,7 +213,7 @@ class StageActor:
             else:
                 self._out.send(passed.entry, next_v, self._unit_s())
         if not self._passes.is_training:
-            self._later_train = ray.get(self._pace.trained.remote(self._number))
+            self._later_train = self._pace.ask("trained", self._number)
         self._last_compute_s = compute_s
         self._pause(length.pause)
         return passed
@@ -221,7 +226,7 @@ class StageActor:
         self._pass_seconds += (compute_s - self._pass_seconds) / count
         if self._config.pace == "free" and self._config.profile.unit == "steps":
             if self._passes.step in (1, 5) or self._passes.step % 20 == 0:
-                self._step_s = ray.get(self._pace.step_seconds.remote(self._number, self._pass_seconds))
+                self._step_s = self._pace.ask("step_seconds", self._number, self._pass_seconds)
 
     def _unit_s(self) -> float:
         """One unit of the profile on the downstream link's clock."""
@@ -250,7 +255,7 @@ class StageActor:
         profile_paced = self._config.pace == "profile"
         if pause > 0 and not (profile_paced and self._config.profile.unit == "steps"):
             if profile_paced:
-                ray.get(self._pace.release.remote(self._number))
+                self._pace.ask("release", self._number)
             self._sleep("pause", pause * (1.0 if self._config.profile.unit == "seconds" else self._step_s))
 
     def _sleep(self, reason: str, seconds: float) -> float:
@@ -264,12 +269,9 @@ class StageActor:
 
     # --- Input and output
 
-    def _fetch(self, v: float) -> Any:
-        return self._upstream.sample.remote(v, False)
-
     def _fetch_ahead(self, v: float) -> None:
         """Ask for the next entries while this one is being computed."""
-        if self._upstream is None:
+        if self._in is None:
             return
         if self._out is not None and self._out.blocks and not self._ready.has_place:
             # A stage takes an input only once it has a place for what it makes of it.
@@ -278,8 +280,7 @@ class StageActor:
             if not self._ready.has_place:
                 return
         limit = 1 if self._out is not None and self._out.blocks else self._config.buffer.prefetch
-        while len(self._fetching) < min(limit, self._config.buffer.prefetch):
-            self._fetching.append(self._fetch(v))
+        self._in.fetch(v, min(limit, self._config.buffer.prefetch))
 
     def _publish(self, epoch_end: EpochEnd) -> list[Any]:
         if epoch_end.published is None:
@@ -288,13 +289,13 @@ class StageActor:
 
     def _stop(self) -> None:
         self._stopped = True
-        ray.get(self._pace.release.remote(self._number))
+        self._pace.ask("release", self._number)
 
     def finish(self) -> tuple[StageEnd, list[Any]]:
         """The stage's end and its final weights, after all that it sent was taken."""
-        unused = sum(ray.get(ref).sample is not None for ref in self._fetching)
-        unused += self._ready.reply is not None
-        self._fetching.clear()
+        unused = int(self._ready.reply is not None)
+        if self._in is not None:
+            unused += self._in.give_up()
         self._ready = _Ready()
         if self._out is not None:
             self._out.flush()
@@ -302,49 +303,111 @@ class StageActor:
         return self._passes.end(fetched_unused=unused), [ray.put(final)]
 
 
+class _Inbox:
+    """Asks the buffer for entries, also ahead of their use, and reads them."""
+
+    def __init__(self, buffer: Any) -> None:
+        self._buffer = Calls(buffer)
+        self._memory = None if self._buffer.memory is None else MappedMemory(self._buffer.memory, writable=False)
+        self._fetching: deque[Call] = deque()
+
+    def fetch(self, v: float, count: int) -> None:
+        """Ask, until so many answers are on their way or here."""
+        while len(self._fetching) < count:
+            self._fetching.append(self._ask(v, wait=False))
+
+    def take(self, v: float) -> Reply:
+        """The next entry, or the reason why there is none now."""
+        # Every entry that was fetched comes before any that is asked for now: the order of samples is kept.
+        reply: Reply = (self._fetching.popleft() if self._fetching else self._ask(v, wait=False)).get()
+        while reply.sample is None and self._fetching:
+            reply = self._fetching.popleft().get()
+        return reply
+
+    def wait(self, v: float) -> Reply:
+        """Wait a while for the next entry."""
+        reply: Reply = self._ask(v, wait=True).get()
+        return reply
+
+    def read(self, sample: Sample) -> Sample:
+        """With the arrays as payload. They are good until the entry after the next is taken."""
+        if isinstance(sample.payload, Stored):
+            assert self._memory is not None
+            return sample._replace(payload=self._memory.read(sample.payload))
+        return sample
+
+    def give_up(self) -> int:
+        """Forget what was fetched; returns how many entries that is."""
+        unused = sum(call.get().sample is not None for call in self._fetching)
+        self._fetching.clear()
+        return unused
+
+    def _ask(self, v: float, wait: bool) -> Call:
+        return self._buffer.call("sample", v, wait, self._memory is not None)
+
+
 class _Outbox:
     """Sends entries without waiting: a few calls on the wire, the rest in a queue that drops its oldest when full."""
 
     def __init__(self, config: RunConfig, number: int, buffer: Any) -> None:
         self.blocks = config.replay.on_full == "block"
-        self._buffer = buffer
+        self._buffer = Calls(buffer)
+        self._memory = None if self._buffer.memory is None else MappedMemory(self._buffer.memory, writable=True)
+        self._places: list[int] | None = None  # where the next entries go: one for each call that may be on the wire
         self._queue: deque[tuple[Entry, float, float]] = deque()
         self._limit = config.profile.link(number).max_in_flight
-        self._wire: list[Any] = []
+        self._wire: deque[Call] = deque()
         self._dropped: list[PassName] = []
 
     def reserve(self, name: PassName, wait: bool) -> bool:
         """See ``BufferActor.reserve``."""
-        return bool(ray.get(self._buffer.reserve.remote(name, wait)))
+        return bool(self._buffer.ask("reserve", name, wait))
 
     def send(self, entry: Entry, now: float, unit: float) -> None:
         """Send, or queue where too many calls are unanswered."""
-        self._pump(timeout=0)
+        self._take_answers()
         self._queue.append((entry, now, unit))
         if not self.blocks and len(self._queue) + len(self._wire) > self._limit:
             oldest, _, _ = self._queue.popleft()
             self._dropped.append(oldest.source.name)
-        self._pump(timeout=0)
+        self._send_queued()
 
     def drop(self, name: PassName) -> None:
         """Tell the buffer of an entry that is not sent."""
-        self._pump(timeout=0)
-        self._wire.append(self._buffer.drop.remote(name))
+        self._dropped.append(name)
+        self._take_answers()
+        self._send_queued()
 
     def flush(self) -> None:
         """Wait until everything was taken."""
-        for name in self._dropped:
-            self.drop(name)
-        self._dropped = []
-        while self._wire or self._queue:
-            self._pump(timeout=None)
+        while self._wire or self._queue or self._dropped:
+            self._send_queued()
+            if not self._wire:
+                self._buffer.ask("drop", self._drops())
+            else:
+                self._take_answer()
 
-    def _pump(self, timeout: float | None) -> None:
-        if self._wire:
-            done, self._wire = ray.wait(self._wire, num_returns=len(self._wire) if timeout == 0 else 1, timeout=timeout)
-            ray.get(done)  # raises what the buffer raised
+    def _drops(self) -> list[PassName]:
+        drops, self._dropped = self._dropped[:DROPS_AT_ONCE], self._dropped[DROPS_AT_ONCE:]
+        return drops
+
+    def _take_answers(self) -> None:
+        while self._wire and self._wire[0].is_done():
+            self._take_answer()
+
+    def _take_answer(self) -> None:
+        place = self._wire.popleft().get()  # raises what the buffer raised
+        if place is not None and self._places is not None:
+            self._places.append(place)
+
+    def _send_queued(self) -> None:
         while self._queue and len(self._wire) < UNACKNOWLEDGED:
             entry, now, unit = self._queue.popleft()
-            dropped, self._dropped = [name.step for name in self._dropped], []
-            call = self._buffer.insert.remote(entry.source, entry.payload, entry.nbytes, now, unit, dropped)
-            self._wire.append(call)
+            payload = entry.payload if self._memory is None else self._write(self._memory, entry.payload)
+            dropped = [name.step for name in self._drops()]
+            self._wire.append(self._buffer.call("insert", entry.source, payload, entry.nbytes, now, unit, dropped))
+
+    def _write(self, memory: MappedMemory, payload: Payload) -> Stored:
+        if self._places is None:
+            self._places = self._buffer.ask("places", stored_bytes(payload), UNACKNOWLEDGED)
+        return memory.write(self._places.pop(), payload)
