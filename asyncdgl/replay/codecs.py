@@ -6,6 +6,7 @@ Arrays are [B, H, W, C], contiguous, so that they travel and come back channels-
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -78,5 +79,10 @@ def payload_bytes(payload: Payload) -> int:
 
 
 def _tensor(array: NDArray[Any]) -> torch.Tensor:
-    # Arrays in shared memory are read-only, which torch would ignore: a write there would corrupt what all others read.
-    return torch.from_numpy(array if array.flags.writeable else np.array(array))
+    return torch.from_numpy(array)
+
+
+# An entry in shared memory is read where it lies, from pages that this process can't write. torch warns of that, once.
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    _tensor(np.frombuffer(b"0", np.uint8))

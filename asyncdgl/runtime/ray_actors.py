@@ -210,9 +210,12 @@ class BufferActor:
         """Take an entry.
 
         Args:
-            source, nbytes: see ``Entry``.
+            source: see ``Entry``.
             payload: where the producer has written it, or, from another machine, the arrays themselves.
-            now, unit, dropped: see ``ReplayBuffer.insert``.
+            nbytes: its encoded size.
+            now: see ``ReplayBuffer.insert``.
+            unit: see there.
+            dropped: see there.
 
         Returns:
             The place of the producer's next entry, if it writes into this memory.
