@@ -66,7 +66,7 @@ def show_dry_run(config: RunConfig) -> None:
         each = ", ".join(megabytes(size) for size in sizes)
         out.print(
             f"Replay buffers, {config.buffer.size} mini-batches each: {each}; together {megabytes(sum(sizes))} "
-            f"of the {megabytes(usable_bytes(config))} that this machine can give"
+            f"of the {megabytes(usable_bytes())} that this machine can give"
         )
     else:
         out.print("No replay buffers.")

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-
 import psutil
 
 from asyncdgl.config import RunConfig
 from asyncdgl.errors import ConfigError
 from asyncdgl.nets.shape import entries_held, entry_bytes
-from asyncdgl.runtime.ray_cluster import SHARED_MEMORY
 
 SHARE_OF_MEMORY = 0.8
 
@@ -20,12 +17,9 @@ def buffer_bytes(config: RunConfig) -> list[int]:
     return [count * size for count, size in zip(entries_held(config), sizes, strict=True)]
 
 
-def usable_bytes(config: RunConfig) -> int:
+def usable_bytes() -> int:
     """Memory that the buffers may take on this machine."""
-    free = int(psutil.virtual_memory().available * SHARE_OF_MEMORY)
-    if config.runtime == "ray" and SHARED_MEMORY.is_dir():
-        free = min(free, int(shutil.disk_usage(SHARED_MEMORY).free * SHARE_OF_MEMORY))
-    return free
+    return int(psutil.virtual_memory().available * SHARE_OF_MEMORY)
 
 
 def check_memory(config: RunConfig) -> None:
@@ -36,7 +30,7 @@ def check_memory(config: RunConfig) -> None:
     """
     if not config.has_tensors:
         return
-    need, usable = sum(buffer_bytes(config)), usable_bytes(config)
+    need, usable = sum(buffer_bytes(config)), usable_bytes()
     if need <= usable:
         return
     one_each = sum(entry_bytes(config, config.precision == "bf16"))

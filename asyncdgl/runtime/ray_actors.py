@@ -82,6 +82,7 @@ class PaceActor:
         self._slowdown = {j: config.profile.stage(j).slowdown for j in self._training}
         self._pass_seconds: dict[int, float] = {}
         self._waiting: dict[int, tuple[Callable[[], bool], asyncio.Future[None]]] = {}
+        self._stopping = False
         self._answers = Answers(self)
 
     async def hello(self) -> Line:
@@ -91,6 +92,14 @@ class PaceActor:
     async def address(self) -> str | None:
         """See ``Answers.listen``."""
         return self._answers.listen()
+
+    async def stop(self) -> None:
+        """The run was interrupted."""
+        self._stopping = True
+
+    async def is_stopping(self) -> bool:
+        """Whether the run was interrupted."""
+        return self._stopping
 
     async def start(self, stage: int, v: float) -> Start:
         """Wait until pass with clock ``v`` may start, or for a while."""

@@ -22,7 +22,6 @@ import psutil
 
 from asyncdgl.config import RunConfig
 from asyncdgl.errors import ConfigError
-from asyncdgl.nets.shape import entries_held, entry_bytes
 from asyncdgl.runtime.guardian import start_guardian
 
 PROBE_S = 2.0
@@ -30,6 +29,9 @@ LOCAL_MARK = "ASYNCDGL_LOCAL_CLUSTER"
 """Environment variable that every process of a local cluster carries, with a value that only this run knows."""
 
 SHARED_MEMORY = Path("/dev/shm")
+STORE_BYTES = 1_000_000_000
+"""Ray's object store at most. It holds weights on their way to evaluation; entries lie in their buffers' memory."""
+
 SMALL_CPUS = 0.05
 """What an actor that hardly computes asks for; with 0 it might ignore its placement group."""
 
@@ -90,10 +92,7 @@ def ray_cluster(config: RunConfig, empty_dir: Path) -> Iterator[None]:
         with joined_cluster(address, empty_dir):
             yield
         return
-    # Besides what the buffers hold, the store has what is on the wire and what is being read.
-    sizes = entry_bytes(config, config.precision == "bf16")
-    need = sum(size * (count + 16) for count, size in zip(entries_held(config), sizes, strict=True))
-    store = max(150_000_000, int(1.2 * need) + 100_000_000)
+    store = STORE_BYTES
     if SHARED_MEMORY.is_dir():  # a store larger than that would move to the disk
         store = min(store, int(0.9 * shutil.disk_usage(SHARED_MEMORY).free))
     cpus = math.ceil(config.stages * (1 + SMALL_CPUS) + 2 * SMALL_CPUS)

@@ -23,7 +23,7 @@ from asyncdgl.runtime.ray_actors import BufferActor, EvaluationActor, PaceActor,
 from asyncdgl.runtime.ray_cluster import SMALL_CPUS, wait_for_placement
 from asyncdgl.runtime.ray_stage import Chunk, StageActor
 
-CHUNK_S = 0.25
+CHUNK_S = 0.5
 CHUNKS_AHEAD = 2
 """Chunks that a stage has been asked for: it goes on with the next while the driver reads the last."""
 
@@ -185,6 +185,7 @@ class RayRun:
     def stop(self) -> None:
         """The run was interrupted: collect what the stages can say at once."""
         with contextlib.suppress(Exception):
+            self._pace.stop.remote()  # so that a stage doesn't go on with the next chunk that it was asked for
             self._finish(STOP_LIMIT_S)
         # A stage ends its chunk before it says its last words: what it did until then belongs into the trace.
         for ref, j in self._outstanding.items():
@@ -253,10 +254,8 @@ class RayRun:
             raise StageFailed(f"{who}, {doing}: its process died ({_first_line(error)})", who) from None
         except ray.exceptions.RayTaskError as error:
             cause = error.cause
-            if isinstance(cause, ray.exceptions.ObjectStoreFullError):
-                raise StageFailed(
-                    f"{who}, {doing}: the object store is full; use a smaller --buffer-size", who
-                ) from None
+            if isinstance(cause, MemoryError):
+                raise StageFailed(f"{who}, {doing}: {_first_line(cause)}", who) from None
             if isinstance(cause, StageFailed):
                 raise StageFailed(str(cause), who) from None
             if isinstance(cause, ray.exceptions.RayActorError):

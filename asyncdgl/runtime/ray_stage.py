@@ -110,9 +110,9 @@ class StageActor:
         return time.monotonic() - self._origin
 
     def run(self, seconds: float) -> Chunk:
-        """Make passes for about so long."""
+        """Make passes for about so long; none once the run was interrupted."""
         set_up_torch(self._config)  # torch counts threads for each thread, and a call may run in another than the start
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + (0.0 if self._pace.ask("is_stopping") else seconds)
         records: list[PassRecord] = []
         epochs: list[Line] = []
         published: list[Any] = []

@@ -46,7 +46,7 @@ def test_a_stopped_stage_holds_nobody(run_ray) -> None:
         state["pid"] = next(p["pid"] for p in ray_run.outcome().processes if p["name"] == "stage 2")
         state["origin"] = lambda: ray_run._origin
 
-    tree = {**SMALL, "stages": 3, "pace": "free", "epochs": 14}
+    tree = {**SMALL, "model": {"width": 32}, "stages": 3, "pace": "free", "epochs": 14}
     recorder = run_ray(tree, on_start=on_start, on_passes=stop_stage_2)
     state["thread"].join()
     stopped = state["stopped"]

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+
 import pytest
+
+from asyncdgl.rundir import read_run
 
 SMALL = {"data": {"dataset": "synthetic"}, "stages": 3, "model": {"width": 8}, "epochs": 1}
 
@@ -88,3 +95,17 @@ def test_sync_dgl_on_ray_equals_sim_bit_for_bit(name, run_sim, run_ray, check_co
 def test_one_stage_on_ray_is_the_same_as_in_one_process(run_sim, run_ray) -> None:
     tree = {**SMALL, "stages": 1, "model": {"width": 8, "blocks": 2, "downsample": [2]}}
     assert run_ray(tree).hashes == run_sim(tree).hashes
+
+
+@pytest.mark.ray
+def test_between_machines_nothing_is_different(run_sim, tmp_path) -> None:
+    """Everything goes through Ray, as where machines differ: neither sockets nor shared memory."""
+    tree = {**SMALL, "algorithm": "sync-dgl", "buffer": {"codec": "int8"}}
+    config = tmp_path / "config.yaml"
+    config.write_text(json.dumps({**tree, "threads": 1, "device": "cpu", "precision": "float32"}))
+    run = [sys.executable, "-m", "asyncdgl", "run", "--config", str(config), "--set", "buffer.prefetch=2"]
+    command = [*run, "--runtime", "ray", "--out", str(tmp_path / "run")]
+    environment = {**os.environ, "ASYNCDGL_CALLS_THROUGH_RAY": "1"}
+    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=180)
+    stages = read_run(tmp_path / "run").summary["stages"]
+    assert [stage["state_sha256"] for stage in stages] == run_sim(tree).hashes

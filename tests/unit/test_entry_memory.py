@@ -1,0 +1,120 @@
+"""Memory that processes share: what is written is read, bit for bit, and a place is not used twice at a time."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from multiprocessing.reduction import recv_handle, send_handle
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from asyncdgl.replay.codecs import ENCODERS, decode, encode
+from asyncdgl.runtime.entry_memory import EntryMemory, MappedMemory, stored_bytes
+
+
+def payload(codec: str, seed: int = 0) -> dict[str, Any]:
+    torch.manual_seed(seed)
+    return encode(codec, torch.randn(5, 3, 4, 4), torch.arange(5))
+
+
+@pytest.fixture(params=["memfd", "file"])
+def memory(request, monkeypatch) -> EntryMemory:
+    if request.param == "file":  # where a system has no memory files
+        monkeypatch.delattr(os, "memfd_create", raising=False)
+        monkeypatch.delattr(os, "posix_fallocate", raising=False)
+    return EntryMemory()
+
+
+@pytest.mark.parametrize("codec", sorted(ENCODERS))
+def test_what_is_written_is_read(memory, codec) -> None:
+    writer, reader = MappedMemory(memory.descriptor, True), MappedMemory(memory.descriptor, False)
+    payloads = [payload(codec, seed) for seed in range(4)]
+    stored = [writer.write(memory.place(stored_bytes(p)), p) for p in payloads]
+    for p, s in zip(payloads, stored, strict=True):
+        read = reader.read(s)
+        assert read.keys() == p.keys()
+        for name, array in p.items():
+            assert read[name].dtype == array.dtype
+            assert read[name].shape == array.shape
+            assert read[name].tobytes() == array.tobytes()
+            assert read[name].ctypes.data % 64 == 0
+        assert torch.equal(decode(read, 0).x, decode(p, 0).x)
+        assert decode(read, 0).x.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_reader_cannot_write(memory) -> None:
+    writer, reader = MappedMemory(memory.descriptor, True), MappedMemory(memory.descriptor, False)
+    p = payload("none")
+    read = reader.read(writer.write(memory.place(stored_bytes(p)), p))
+    with pytest.raises(ValueError, match="read-only"):
+        read["y"][0] = 1
+
+
+def test_a_place_is_free_once_nobody_holds_it(memory) -> None:
+    writer, p = MappedMemory(memory.descriptor, True), payload("none")
+
+    def hold() -> Any:
+        return memory.hold(writer.write(memory.place(stored_bytes(p)), p))
+
+    first, second = hold(), hold()
+    assert first.stored.place != second.stored.place
+    again = first
+    place = first.stored.place
+    del first
+    third = hold()
+    assert third.stored.place not in (place, second.stored.place)
+    size = memory.nbytes
+    del again
+    assert hold().stored.place == place
+    assert memory.nbytes == size
+
+
+def test_an_entry_must_not_be_larger_than_the_first(memory) -> None:
+    memory.place(100)
+    with pytest.raises(ValueError, match="places have"):
+        memory.place(1_000_000)
+
+
+def test_no_memory_for_one_more(monkeypatch) -> None:
+    def refuse(*args: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    memory = EntryMemory()
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    with pytest.raises(MemoryError, match="smaller --buffer-size"):
+        memory.place(100)
+
+
+def test_a_smaller_entry_first_then_a_larger_one_in_the_same_place(memory) -> None:
+    writer, reader = MappedMemory(memory.descriptor, True), MappedMemory(memory.descriptor, False)
+    place = memory.place(100_000)
+    small, large = {"y": np.arange(10)}, {"y": np.arange(10_000)}
+    assert (reader.read(writer.write(place, small))["y"] == small["y"]).all()
+    assert (reader.read(writer.write(place, large))["y"] == large["y"]).all()
+
+
+def read_elsewhere(pipe: Any) -> None:
+    memory = MappedMemory(recv_handle(pipe), False)
+    for _ in range(3):
+        pipe.send({name: array.copy() for name, array in memory.read(pipe.recv()).items()})
+
+
+def test_another_process_reads_what_comes_later() -> None:
+    """Also in places that did not exist when it got the memory."""
+    memory = EntryMemory()
+    writer = MappedMemory(memory.descriptor, True)
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=read_elsewhere, args=(theirs,))
+    process.start()
+    send_handle(ours, memory.descriptor, process.pid)
+    for seed in range(3):
+        p = payload("bf16", seed)
+        ours.send(writer.write(memory.place(stored_bytes(p)), p))
+        read = ours.recv()
+        assert all(read[name].tobytes() == array.tobytes() for name, array in p.items())
+    process.join(30)
+    assert process.exitcode == 0
