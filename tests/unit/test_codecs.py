@@ -105,18 +105,17 @@ def test_decoded_is_float32_channels_last_with_its_labels(codec) -> None:
 
 
 @pytest.mark.parametrize("codec", sorted(ENCODERS))
-def test_read_only_arrays_are_copied(codec) -> None:
+def test_read_only_arrays_are_read_where_they_lie_and_nobody_is_warned(codec) -> None:
     payload = encode(codec, activations(), Y)
-    before = {name: array.copy() for name, array in payload.items()}
     for array in payload.values():
         array.flags.writeable = False
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        batch = decode(payload, 0)
-    batch.x.add_(1)
-    batch.y.add_(1)
-    for name, array in payload.items():
-        np.testing.assert_array_equal(array, before[name])
+        batch = decode(payload, 0, bf16=True)
+    assert batch.y.data_ptr() == payload["y"].ctypes.data
+    if codec != "int8":  # whose values are computed
+        values = next(array for name, array in payload.items() if name != "y")
+        assert batch.x.data_ptr() == values.ctypes.data
 
 
 def test_writable_arrays_are_not_copied() -> None:
