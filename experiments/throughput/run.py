@@ -18,6 +18,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+from in_turn import BATCHES
 from scipy.stats import bootstrap
 
 from asyncdgl.config_file import load_yaml, parse_config
@@ -31,6 +32,9 @@ from asyncdgl.trace import TRAIN
 HERE = Path(__file__).parent
 REPETITIONS = 7
 SECONDS = 4.0
+TURNS = 8
+"""Times that `sim` and the bare loop make a few batches each."""
+
 SETTLES_S = 1.5
 """A run's first seconds, in which memory is touched for the first time, don't count."""
 
@@ -41,6 +45,7 @@ BOUNDS = {
     "sim, sync-dgl / a bare loop of the same updates": 0.97,
     "sim, backprop / a bare loop of the same updates": 0.98,
     "sim, sync-dgl / the same training in float32, one image at a time": 3.0,
+    "the data stream / stage 1 of six alone (batches per second)": 5.0,
     "a bare script on Ray / asyncdgl run, until the last of four stages has stepped": 1 / 1.25,
 }
 
@@ -164,10 +169,11 @@ def measure(data: Path, folder: Path) -> dict[str, Any]:
         Answering("in_turn.py", alone),
         Answering("usual.py", alone),
     )
+    stream = Answering("stream.py", six)
     microbatches = {n: pipelining.ask(2.0, n) for n in (2, 4, 8)}
     best = max(microbatches, key=lambda n: microbatches[n])
     raw: dict[str, list[Any]] = {name: [] for name in ("two", "stepping2", "six", "stepping6", "pipelining")}
-    raw |= {name: [] for name in ("sync-dgl", "backprop", "usual", "start", "bare start")}
+    raw |= {name: [] for name in ("sync-dgl", "backprop", "usual", "stream", "start", "bare start")}
     for repetition in range(REPETITIONS):
         raw["two"].append(ray_rates(two, folder))
         raw["stepping2"].append(stepping2.ask(SECONDS))
@@ -175,15 +181,16 @@ def measure(data: Path, folder: Path) -> dict[str, Any]:
         raw["six"].append(ray_rates(six, folder))
         raw["stepping6"].append(stepping6.ask(SECONDS))
         for algorithm in ("sync-dgl", "backprop"):
-            raw[algorithm].append(in_turn.ask(algorithm, 25))
+            raw[algorithm].append(in_turn.ask(algorithm, TURNS))
         raw["usual"].append(usual.ask(SECONDS))
+        raw["stream"].append(stream.ask(20))
         raw["start"].append(until_last_stage_stepped(folder))
         raw["bare start"].append(until_bare_script_stepped())
         print(repetition, {name: values[-1] for name, values in raw.items()}, flush=True)
-    for process in (stepping2, stepping6, pipelining, in_turn, usual):
+    for process in (stepping2, stepping6, pipelining, in_turn, usual, stream):
         process.end()
     batch = resolved.batch_size
-    sim = [25 * batch / ours for ours, _ in raw["sync-dgl"]]
+    sim = [TURNS * BATCHES * batch / ours for ours, _ in raw["sync-dgl"]]
     ratios = dict(
         zip(
             BOUNDS,
@@ -194,6 +201,7 @@ def measure(data: Path, folder: Path) -> dict[str, Any]:
                 [bare / ours for ours, bare in raw["sync-dgl"]],
                 [bare / ours for ours, bare in raw["backprop"]],
                 [ours / other for ours, other in zip(sim, raw["usual"], strict=True)],
+                [step / get for get, step in raw["stream"]],
                 [bare / ours for ours, bare in zip(raw["start"], raw["bare start"], strict=True)],
             ),
             strict=True,

@@ -1,0 +1,42 @@
+"""The data stream, and stage 1 of six stepping alone, one thread: some batches each in turn.
+
+Each line on standard input is a number of batches; the answer is the two times in seconds, the stream's first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+from asyncdgl.config_file import load_yaml, parse_config
+from asyncdgl.data.cache import prepare
+from asyncdgl.runtime.base import make_stages, make_stream, open_dataset, set_up_torch
+from asyncdgl.runtime.machine import on_this_machine
+
+
+def main() -> None:
+    """Each line is answered with both times."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", type=Path)
+    config = on_this_machine(parse_config(load_yaml(parser.parse_args().config)))
+    set_up_torch(config)
+    dataset = open_dataset(config, prepare(config.data))
+    stream, stage = make_stream(config, dataset), make_stages(config, dataset, only=1)[0]
+    batch, number = stream.get(0), 0
+    for _ in range(3):
+        stage.train(batch)
+    for line in sys.stdin:
+        began = time.monotonic()
+        for _ in range(int(line)):
+            batch, number = stream.get(number), number + 1
+        between = time.monotonic()
+        for _ in range(int(line)):
+            stage.train(batch)
+        print(json.dumps([between - began, time.monotonic() - between]), flush=True)
+
+
+if __name__ == "__main__":
+    main()
