@@ -34,8 +34,7 @@ LARGEST = 200_000
 class Answers:
     """Serves the coroutines of an async actor to processes of this machine.
 
-    The socket has a name that nobody can guess, no file and no port, takes nobody but this process's user, and is gone
-    with the process.
+    The socket has no file and no port, takes nobody but this process's user, and is gone with the process.
 
     Args:
         actor: whose public methods are called.
@@ -85,8 +84,7 @@ class Answers:
         except OSError:
             message = b""
         if not message:
-            loop.remove_reader(connection)
-            connection.close()
+            self._hang_up(connection)
             return
         task = loop.create_task(self._answer(connection, *pickle.loads(message)))
         self._running.add(task)
@@ -98,8 +96,15 @@ class Answers:
             answer = number, await getattr(self._actor, method)(*args), None
         except Exception as error:
             answer = number, None, error
-        with contextlib.suppress(OSError):  # a caller that has died wants no answer
+        try:
             await asyncio.get_running_loop().sock_sendall(connection, pickle.dumps(answer))
+        except Exception:  # the caller has died; or the answer can't be sent, and it must not wait for ever
+            self._hang_up(connection)
+
+    def _hang_up(self, connection: socket.socket) -> None:
+        if connection.fileno() >= 0:
+            asyncio.get_running_loop().remove_reader(connection)
+            connection.close()
 
 
 # --- Who calls --------------------------------------------------------------------------------------------------------

@@ -32,6 +32,9 @@ SHARED_MEMORY = Path("/dev/shm")
 STORE_BYTES = 1_000_000_000
 """Ray's object store at most. It holds weights on their way to evaluation; entries lie in their buffers' memory."""
 
+LEAST_STORE_BYTES = 80_000_000
+"""Ray takes no smaller one. Containers often have less shared memory: then it is on the disk, which is good enough."""
+
 SMALL_CPUS = 0.05
 """What an actor that hardly computes asks for; with 0 it might ignore its placement group."""
 
@@ -93,8 +96,8 @@ def ray_cluster(config: RunConfig, empty_dir: Path) -> Iterator[None]:
             yield
         return
     store = STORE_BYTES
-    if SHARED_MEMORY.is_dir():  # a store larger than that would move to the disk
-        store = min(store, int(0.9 * shutil.disk_usage(SHARED_MEMORY).free))
+    if SHARED_MEMORY.is_dir():  # a store larger than that moves to the disk
+        store = max(LEAST_STORE_BYTES, min(store, int(0.9 * shutil.disk_usage(SHARED_MEMORY).free)))
     cpus = math.ceil(config.stages * (1 + SMALL_CPUS) + 2 * SMALL_CPUS)
     with local_cluster(cpus, 1 if config.device == "cuda" else 0, store, empty_dir):
         yield

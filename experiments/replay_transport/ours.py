@@ -17,7 +17,7 @@ from asyncdgl.batch import PassName, Provenance
 from asyncdgl.config_file import parse_config
 from asyncdgl.replay.entry import Entry
 from asyncdgl.runtime.ray_actors import BufferActor, PaceActor
-from asyncdgl.runtime.ray_stage import _Outbox
+from asyncdgl.runtime.ray_stage import _Inbox, _Outbox
 
 CONFIG = {"runtime": "ray", "stages": 2, "pace": "free", "buffer": {"size": 10, "sampler": "lifo"}}
 
@@ -42,38 +42,37 @@ class Producer:
 
 @ray.remote(num_cpus=0.5)
 class Consumer:
-    """Samples as a stage does, and copies what it got, as decoding does."""
+    """Samples as a stage does, and copies what it got."""
 
     def __init__(self, buffer: Any) -> None:
-        self.buffer = buffer
+        self.inbox = _Inbox(buffer)
 
-    def take(self, asked: Any) -> tuple[int, np.ndarray]:
-        """Number and data of a sample that was asked for; -1 where there is none yet."""
-        reply = ray.get(asked)
+    def take(self) -> tuple[int, np.ndarray]:
+        """Number and data of the next sample; -1 where there is none yet."""
+        reply = self.inbox.take(0.0)
         if reply.sample is None:
             return -1, np.empty(0)
-        payload = reply.sample.payload
-        payload = ray.get(payload) if isinstance(payload, ray.ObjectRef) else payload
-        return reply.sample.source.batch, np.array(payload["bf16"])
+        sample = self.inbox.read(reply.sample)
+        return sample.source.batch, np.array(sample.payload["bf16"])
 
     def wait_for(self, number: int) -> float:
         """When entry ``number`` could be used here."""
-        while self.take(self.buffer.sample.remote(0.0, False))[0] < number:
+        while self.take()[0] < number:
             pass
         return time.monotonic()
 
     def sample(self) -> float:
         """Seconds of a sample that is asked for now."""
         began = time.monotonic()
-        self.take(self.buffer.sample.remote(0.0, False))
+        self.take()
         return time.monotonic() - began
 
     def sample_ahead(self) -> float:
         """Seconds of a sample that was asked for while this process did something else."""
-        asked = self.buffer.sample.remote(0.0, False)
+        self.inbox.fetch(0.0, 1)
         time.sleep(COMPUTES_S)
         began = time.monotonic()
-        self.take(asked)
+        self.take()
         return time.monotonic() - began
 
 

@@ -49,6 +49,9 @@ class Called:
     async def open(self) -> None:
         self._open.set()
 
+    async def large(self, size: int) -> bytes:
+        return bytes(size)
+
     async def fail(self, reason: str) -> None:
         raise SampleBlocked(reason)
 
@@ -101,6 +104,14 @@ def test_what_a_method_raises_is_raised(calls) -> None:
     with pytest.raises(SampleBlocked, match="empty"):
         calls.ask("fail", "empty")
     assert calls.ask("echo") == ()
+
+
+@pytest.mark.ray
+def test_an_answer_that_is_too_large_is_an_error_and_not_a_wait_for_ever(calls) -> None:
+    if not calls.is_local:
+        pytest.skip("Ray sends anything")
+    with pytest.raises(ConnectionError, match="closed"):
+        calls.ask("large", 10_000_000)
 
 
 @pytest.mark.ray
