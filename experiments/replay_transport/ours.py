@@ -16,8 +16,8 @@ from protocol import COMPUTES_S, PAUSE_S, Times, made, report
 from asyncdgl.batch import PassName, Provenance
 from asyncdgl.config_file import parse_config
 from asyncdgl.replay.entry import Entry
+from asyncdgl.runtime.boxes import Inbox, Outbox
 from asyncdgl.runtime.ray_actors import BufferActor, PaceActor
-from asyncdgl.runtime.ray_stage import _Inbox, _Outbox
 
 CONFIG = {"runtime": "ray", "stages": 2, "pace": "free", "buffer": {"size": 10, "sampler": "lifo"}}
 
@@ -27,7 +27,7 @@ class Producer:
     """Inserts as a stage does: without waiting for the buffer."""
 
     def __init__(self, buffer: Any, nbytes: int) -> None:
-        self.out = _Outbox(parse_config(CONFIG), 1, buffer)
+        self.out = Outbox(parse_config(CONFIG), 1, buffer)
         self.payload, self.step = made(nbytes), 0
 
     def insert(self) -> tuple[float, float]:
@@ -45,7 +45,7 @@ class Consumer:
     """Samples as a stage does, and copies what it got."""
 
     def __init__(self, buffer: Any) -> None:
-        self.inbox = _Inbox(buffer)
+        self.inbox = Inbox(buffer)
 
     def take(self) -> tuple[int, np.ndarray]:
         """Number and data of the next sample; -1 where there is none yet."""

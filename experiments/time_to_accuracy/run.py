@@ -1,4 +1,4 @@
-"""Seconds of training until the last head reaches an accuracy: `ray` with two stages beside `backprop` with two threads.
+"""Seconds until the last head reaches an accuracy: `ray` with two stages beside `backprop` with two threads.
 
 Both evaluate after each epoch; the time at which the accuracy was reached is interpolated between the evaluations
 around it. Times are those of the run, without its start; in `sim` without evaluation, in `ray` evaluation runs beside

@@ -17,43 +17,45 @@ from asyncdgl.errors import SampleBlocked
 SETTINGS = {"socket": {}, "Ray": {"ASYNCDGL_CALLS_THROUGH_RAY": "1"}}
 
 
-class Called:
-    """An actor with a few methods."""
+def make_called() -> type:
+    """A class of actors with a few methods; Ray is imported only once the cluster is there."""
+    from asyncdgl.runtime.calls import Answering
 
-    def __init__(self) -> None:
-        from asyncdgl.runtime.calls import Answers
+    class Called(Answering):
+        def __init__(self) -> None:
+            super().__init__()
+            self._open = asyncio.Event()
+            self._order: list[int] = []
 
-        self._answers = Answers(self)
-        self._open = asyncio.Event()
-        self._order: list[int] = []
+        def pid(self) -> int:
+            return os.getpid()
 
-    async def address(self) -> str | None:
-        return self._answers.listen()
+        def echo(self, *values: Any) -> tuple[Any, ...]:
+            return values
 
-    async def pid(self) -> int:
-        return os.getpid()
+        def note(self, number: int) -> None:
+            self._order.append(number)
 
-    async def echo(self, *values: Any) -> tuple[Any, ...]:
-        return values
+        def noted(self) -> list[int]:
+            return self._order
 
-    async def note(self, number: int) -> None:
-        self._order.append(number)
+        async def wait(self) -> str:
+            await self._open.wait()
+            return "opened"
 
-    async def noted(self) -> list[int]:
-        return self._order
+        async def open(self) -> None:
+            self._open.set()
 
-    async def wait(self) -> str:
-        await self._open.wait()
-        return "opened"
+        def large(self, size: int) -> bytes:
+            return bytes(size)
 
-    async def open(self) -> None:
-        self._open.set()
+        async def fail(self, reason: str) -> None:
+            raise SampleBlocked(reason)
 
-    async def large(self, size: int) -> bytes:
-        return bytes(size)
+        def fail_at_once(self, reason: str) -> None:
+            raise SampleBlocked(reason)
 
-    async def fail(self, reason: str) -> None:
-        raise SampleBlocked(reason)
+    return Called
 
 
 @pytest.fixture(params=SETTINGS)
@@ -64,7 +66,7 @@ def calls(request, cluster) -> Any:
 
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # an actor can't import tests
     options = {"num_cpus": 0, "max_concurrency": 10, "runtime_env": {"env_vars": SETTINGS[request.param]}}
-    actor = ray.remote(Called).options(**options).remote()
+    actor = ray.remote(make_called()).options(**options).remote()
     calls = Calls(actor)
     assert calls.is_local == (request.param == "socket")
     yield calls
@@ -100,9 +102,10 @@ def test_a_call_that_waits_holds_no_other(calls) -> None:
 
 
 @pytest.mark.ray
-def test_what_a_method_raises_is_raised(calls) -> None:
+@pytest.mark.parametrize("method", ["fail", "fail_at_once"])
+def test_what_a_method_raises_is_raised(calls, method) -> None:
     with pytest.raises(SampleBlocked, match="empty"):
-        calls.ask("fail", "empty")
+        calls.ask(method, "empty")
     assert calls.ask("echo") == ()
 
 
@@ -118,7 +121,7 @@ def test_an_answer_that_is_too_large_is_an_error_and_not_a_wait_for_ever(calls) 
 def test_a_large_message(calls) -> None:
     """As large as the largest that is sent: the names of many dropped entries."""
     from asyncdgl.batch import PassName
-    from asyncdgl.runtime.ray_stage import DROPS_AT_ONCE
+    from asyncdgl.runtime.boxes import DROPS_AT_ONCE
 
     names = [PassName(1, 0, 10**9 + n) for n in range(DROPS_AT_ONCE)]
     assert calls.ask("echo", names) == (names,)
