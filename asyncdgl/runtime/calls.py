@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import itertools
 import os
 import pickle
@@ -17,7 +16,6 @@ import secrets
 import socket
 import struct
 import sys
-from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,28 +31,25 @@ LARGEST = 200_000
 # --- Who is called ----------------------------------------------------------------------------------------------------
 
 
-class Answering:
-    """An async actor that ``Calls`` can reach: its methods answer at once, or return an awaitable where they wait.
+class Answers:
+    """Serves the coroutines of an async actor to processes of this machine.
 
-    Its socket has no file and no port, takes nobody but this process's user, and is gone with the process.
+    The socket has no file and no port, takes nobody but this process's user, and is gone with the process.
 
     Args:
-        memory: a file descriptor that every caller on this machine gets, if it is to share memory.
+        actor: whose public methods are called.
+        memory: a file descriptor that every caller gets, if it is to share memory.
     """
 
-    def __init__(self, memory: int | None = None) -> None:
-        self._memory_descriptor = memory
+    def __init__(self, actor: Any, memory: int | None = None) -> None:
+        self._actor = actor
+        self._memory = memory
         self._listener: socket.socket | None = None
         self._name = ""
         self._running: set[asyncio.Task[None]] = set()  # the loop itself forgets tasks that nobody holds
 
-    async def call(self, method: str, args: tuple[Any, ...]) -> Any:
-        """Call a method through Ray."""
-        answer = getattr(self, method)(*args)
-        return await answer if inspect.isawaitable(answer) else answer
-
-    async def address(self) -> str | None:
-        """Where callers of this machine connect; None where there are no such sockets."""
+    def listen(self) -> str | None:
+        """Where callers connect; None where there are no such sockets. Call it in the actor's event loop."""
         if not sys.platform.startswith("linux") or os.environ.get(THROUGH_RAY) == "1":
             return None
         if self._listener is None:
@@ -75,9 +70,8 @@ class Answering:
         if not _same_user(connection):
             connection.close()
             return
-        descriptor = self._memory_descriptor
         with contextlib.suppress(OSError):
-            socket.send_fds(connection, [b"\0"], [] if descriptor is None else [descriptor])
+            socket.send_fds(connection, [b"\0"], [] if self._memory is None else [self._memory])
         connection.setblocking(False)
         asyncio.get_running_loop().add_reader(connection, self._receive, connection)
 
@@ -92,30 +86,18 @@ class Answering:
         if not message:
             self._hang_up(connection)
             return
-        number, method, args = pickle.loads(message)
-        try:
-            answer = getattr(self, method)(*args)
-        except Exception as error:
-            self._send(connection, number, None, error)
-            return
-        if inspect.isawaitable(answer):
-            task = loop.create_task(self._send_later(connection, number, answer))
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
-        else:
-            self._send(connection, number, answer, None)
+        task = loop.create_task(self._answer(connection, *pickle.loads(message)))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
 
-    async def _send_later(self, connection: socket.socket, number: int, answer: Awaitable[Any]) -> None:
+    async def _answer(self, connection: socket.socket, number: int, method: str, args: tuple[Any, ...]) -> None:
+        answer: tuple[int, Any, Exception | None]
         try:
-            value = await answer
+            answer = number, await getattr(self._actor, method)(*args), None
         except Exception as error:
-            self._send(connection, number, None, error)
-        else:
-            self._send(connection, number, value, None)
-
-    def _send(self, connection: socket.socket, number: int, value: Any, error: Exception | None) -> None:
+            answer = number, None, error
         try:
-            connection.send(pickle.dumps((number, value, error)))
+            await asyncio.get_running_loop().sock_sendall(connection, pickle.dumps(answer))
         except Exception:  # the caller has died; or the answer can't be sent, and it must not wait for ever
             self._hang_up(connection)
 
@@ -132,7 +114,7 @@ class Calls:
     """Calls an actor's methods. For one thread.
 
     Args:
-        actor: the handle of an ``Answering``.
+        actor: its handle. Its method ``address`` gives what ``Answers.listen`` returned.
 
     Attributes:
         memory: the file descriptor that the actor shares, where it is on this machine and shares one.
@@ -153,7 +135,7 @@ class Calls:
     def call(self, method: str, *args: Any) -> Call:
         """Call a method, and don't wait for its answer."""
         if self._socket is None:
-            return Call(self, self._actor.call.remote(method, args))
+            return Call(self, getattr(self._actor, method).remote(*args))
         number = next(self._numbers)
         message = pickle.dumps((number, method, args))
         try:

@@ -10,7 +10,7 @@ import asyncio
 import os
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +32,7 @@ from asyncdgl.runtime.base import (
     set_up_torch,
     steps_clock,
 )
-from asyncdgl.runtime.calls import Answering
+from asyncdgl.runtime.calls import Answers
 from asyncdgl.runtime.entry_memory import EntryMemory, Held, MappedMemory, Stored, stored_bytes
 from asyncdgl.runtime.pace import Pace
 
@@ -73,49 +73,53 @@ class Start:
     later_stages_train: bool
 
 
-class PaceActor(Answering):
+class PaceActor:
     """Tells stages when they may start, which others still train, and how long a step is."""
 
     def __init__(self, config: RunConfig) -> None:
-        super().__init__()
         self._pace = Pace(config.profile.window)
         self._training = set(range(1, config.stages + 1))
         self._slowdown = {j: config.profile.stage(j).slowdown for j in self._training}
         self._pass_seconds: dict[int, float] = {}
         self._waiting: dict[int, tuple[Callable[[], bool], asyncio.Future[None]]] = {}
         self._stopping = False
+        self._answers = Answers(self)
 
     async def hello(self) -> Line:
         """See ``hello``."""
         return hello()
 
+    async def address(self) -> str | None:
+        """See ``Answers.listen``."""
+        return self._answers.listen()
+
     async def stop(self) -> None:
         """The run was interrupted."""
         self._stopping = True
 
-    def is_stopping(self) -> bool:
+    async def is_stopping(self) -> bool:
         """Whether the run was interrupted."""
         return self._stopping
 
-    def start(self, stage: int, v: float) -> Start | Awaitable[Start]:
-        """Whether the pass with clock ``v`` may start; waits for a while until it may."""
-        clock = self._pace.request(stage, v)
-        self._wake()
-        return self._start_later(stage, v) if clock is None else Start(clock, 0.0, self._later(stage))
-
-    async def _start_later(self, stage: int, v: float) -> Start:
+    async def start(self, stage: int, v: float) -> Start:
+        """Wait until pass with clock ``v`` may start, or for a while."""
         began = time.monotonic()
-        await self._wait(stage, lambda: self._pace.limit is None or v <= self._pace.limit)
         clock = self._pace.request(stage, v)
-        return Start(clock, time.monotonic() - began, self._later(stage))
+        granted_at_once = clock is not None
+        self._wake()
+        if clock is None:
+            await self._wait(stage, lambda: self._pace.limit is None or v <= self._pace.limit)
+            clock = self._pace.request(stage, v)
+        waited_s = 0.0 if granted_at_once else time.monotonic() - began
+        return Start(clock, waited_s, self._later(stage))
 
-    def release(self, stage: int) -> bool:
+    async def release(self, stage: int) -> bool:
         """The stage waits for something else; returns whether a later stage still trains."""
         self._pace.release(stage)
         self._wake()
         return self._later(stage)
 
-    def trained(self, stage: int) -> bool:
+    async def trained(self, stage: int) -> bool:
         """The stage has done its quota of updates; returns whether a later stage still trains."""
         self._training.discard(stage)
         return self._later(stage)
@@ -128,7 +132,7 @@ class PaceActor(Answering):
             await self._wait(stage, lambda: self._pace.now >= due)
         return self._pace.now
 
-    def step_seconds(self, stage: int, pass_seconds: float) -> float:
+    async def step_seconds(self, stage: int, pass_seconds: float) -> float:
         """Report a stage's mean pass time without slowdown; returns that of the unslowed stages: one step."""
         self._pass_seconds[stage] = pass_seconds
         least = min(self._slowdown[j] for j in self._pass_seconds)
@@ -155,29 +159,17 @@ class PaceActor(Answering):
             del self._waiting[stage]
 
 
-class _Changes:
-    """Wakes whoever waits for the next change."""
-
-    def __init__(self) -> None:
-        self._waiting: set[asyncio.Future[None]] = set()
-
-    def tell(self) -> None:
-        """Something has changed."""
-        for future in self._waiting:
-            if not future.done():
-                future.set_result(None)
-        self._waiting.clear()
-
-    async def wait(self, deadline: float) -> bool:
-        """Wait for a change; False once the deadline has passed."""
-        left = deadline - time.monotonic()
-        if left <= 0:
+async def wait_for_change(changed: asyncio.Condition, deadline: float) -> bool:
+    """Wait until something changed; False once the deadline has passed."""
+    left = deadline - time.monotonic()
+    if left <= 0:
+        return False
+    async with changed:
+        try:
+            await asyncio.wait_for(changed.wait(), left)
+        except TimeoutError:
             return False
-        future = asyncio.get_running_loop().create_future()
-        self._waiting.add(future)
-        await asyncio.wait([future], timeout=left)
-        self._waiting.discard(future)
-        return future.done()
+    return True
 
 
 # --- Buffer -----------------------------------------------------------------------------------------------------------
@@ -192,18 +184,18 @@ class Reply:
     waited_for: str | None
 
 
-class BufferActor(Answering):
+class BufferActor:
     """Holds one replay buffer and the memory of its entries, so that a producer that dies takes nothing with it."""
 
     def __init__(self, config: RunConfig, after_stage: int, pace: Any) -> None:
-        self._memory = EntryMemory()
-        super().__init__(self._memory.descriptor)
         self._buffer = make_buffer(config, after_stage)
         self._pace = pace
         self._reader = after_stage + 1
         self._steps_clock = steps_clock(config, after_stage)
-        self._changes = _Changes()
+        self._changed = asyncio.Condition()
+        self._memory = EntryMemory()
         self._mapped = MappedMemory(self._memory.descriptor, writable=True)
+        self._answers = Answers(self, self._memory.descriptor)
         # An entry may leave the buffer before its reader has read what it was given: its place stays in use meanwhile.
         self._given: deque[Held] = deque(maxlen=config.buffer.prefetch + 2)
         # Copying a large array would block the event loop: one thread does it, in order.
@@ -213,13 +205,17 @@ class BufferActor(Answering):
         """See ``hello``."""
         return hello()
 
-    def places(self, nbytes: int, count: int) -> list[int]:
+    async def address(self) -> str | None:
+        """See ``Answers.listen``."""
+        return self._answers.listen()
+
+    async def places(self, nbytes: int, count: int) -> list[int]:
         """Places for so many entries of so many bytes: for a producer that writes into this memory."""
         return [self._memory.place(nbytes) for _ in range(count)]
 
-    def insert(
+    async def insert(
         self, source: Provenance, payload: Stored | Payload, nbytes: int, now: float, unit: float, dropped: list[int]
-    ) -> int | Awaitable[None]:
+    ) -> int | None:
         """Take an entry.
 
         Args:
@@ -233,24 +229,21 @@ class BufferActor(Answering):
         Returns:
             The place of the producer's next entry, if it writes into this memory.
         """
-
-        def take(stored: Stored) -> None:
-            self._buffer.insert(Entry(source, self._memory.hold(stored), nbytes), self._now(now), unit, dropped)
-            self._changes.tell()
-
-        if not isinstance(payload, Stored):
-            return self._copy_and_take(payload, take)
-        following = self._memory.place(payload.nbytes)
-        take(payload)
+        following = None
+        if isinstance(payload, Stored):
+            stored = payload
+            following = self._memory.place(stored.nbytes)
+        else:
+            place = self._memory.place(stored_bytes(payload))
+            stored = await self._copy(self._mapped.write, place, payload)
+        self._buffer.insert(Entry(source, self._memory.hold(stored), nbytes), self._now(now), unit, dropped)
+        await self._notify()
         return following
-
-    async def _copy_and_take(self, payload: Payload, take: Callable[[Stored], None]) -> None:
-        take(await self._copy(self._mapped.write, self._memory.place(stored_bytes(payload)), payload))
 
     async def _copy(self, copy: Callable[..., Any], *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._copier, copy, *args)
 
-    def sample(self, now: float, wait: bool, mapped: bool) -> Reply | Awaitable[Reply]:
+    async def sample(self, now: float, wait: bool, mapped: bool) -> Reply:
         """Give an entry.
 
         Args:
@@ -258,61 +251,46 @@ class BufferActor(Answering):
             wait: wait a while for one.
             mapped: whether the reader sees this memory; otherwise it gets the arrays.
         """
-        try:
-            sample = self._buffer.sample(self._now(now))
-        except SampleBlocked as blocked:
-            return self._sample_later(now, mapped, blocked) if wait else Reply(None, time.monotonic(), blocked.reason)
-        return self._give(sample, mapped, None)
-
-    async def _sample_later(self, now: float, mapped: bool, blocked: SampleBlocked) -> Reply:
-        deadline, waited_for = time.monotonic() + WAIT_S, blocked.reason
-        while time.monotonic() < deadline:
-            now = await self._wait_for_arrival(now, blocked.due, deadline)
+        deadline = time.monotonic() + (WAIT_S if wait else 0)
+        waited_for = None
+        while True:
             try:
                 sample = self._buffer.sample(self._now(now))
-            except SampleBlocked as again:
-                blocked = again
+            except SampleBlocked as blocked:
+                waited_for = waited_for or blocked.reason
+                if not wait or time.monotonic() >= deadline:
+                    return Reply(None, time.monotonic(), waited_for)
+                now = await self._wait_for_arrival(now, blocked.due, deadline)
                 continue
-            reply = self._give(sample, mapped, waited_for)
-            return reply if isinstance(reply, Reply) else await reply
-        return Reply(None, time.monotonic(), waited_for)
-
-    def _give(self, sample: Sample, mapped: bool, waited_for: str | None) -> Reply | Awaitable[Reply]:
-        sampled_at = time.monotonic()
-        self._changes.tell()
-        if not mapped:
-            return self._copy_and_give(sample, sampled_at, waited_for)
-        self._given.append(sample.payload)
-        return Reply(sample._replace(payload=sample.payload.stored), sampled_at, waited_for)
-
-    async def _copy_and_give(self, sample: Sample, sampled_at: float, waited_for: str | None) -> Reply:
-        arrays = await self._copy(self._arrays, sample.payload.stored)
-        return Reply(sample._replace(payload=arrays), sampled_at, waited_for)
+            sampled_at, held = time.monotonic(), sample.payload
+            await self._notify()
+            if mapped:
+                self._given.append(held)
+                return Reply(sample._replace(payload=held.stored), sampled_at, waited_for)
+            arrays = await self._copy(self._arrays, held.stored)
+            return Reply(sample._replace(payload=arrays), sampled_at, waited_for)
 
     def _arrays(self, stored: Stored) -> Payload:
         return {name: array.copy() for name, array in self._mapped.read(stored).items()}
 
     async def _wait_for_arrival(self, now: float, due: float | None, deadline: float) -> float:
         if due is not None and self._steps_clock:
-            reached: float = await self._pace.call.remote("reached", (self._reader, due))
+            reached: float = await self._pace.reached.remote(self._reader, due)
             return max(now, reached)
         if due is not None:
             deadline = min(deadline, due)
-        await self._changes.wait(deadline)
+        await wait_for_change(self._changed, deadline)
         return now
 
-    def reserve(self, name: PassName, wait: bool) -> bool | Awaitable[bool]:
+    async def reserve(self, name: PassName, wait: bool) -> bool:
         """Keep a place for a coming entry; with ``wait``, wait a while for one."""
-        return self._buffer.reserve(name) or (self._reserve_later(name) if wait else False)
-
-    async def _reserve_later(self, name: PassName) -> bool:
-        deadline = time.monotonic() + WAIT_S
+        deadline = time.monotonic() + (WAIT_S if wait else 0)
         while not self._buffer.reserve(name):
-            if not await self._changes.wait(deadline):
+            if not await wait_for_change(self._changed, deadline):
                 return self._buffer.reserve(name)
         return True
 
-    def drop(self, names: list[PassName]) -> None:
+    async def drop(self, names: list[PassName]) -> None:
         """See ``ReplayBuffer.drop``."""
         for name in names:
             self._buffer.drop(name)
@@ -323,6 +301,10 @@ class BufferActor(Answering):
 
     def _now(self, steps: float) -> float:
         return steps if self._steps_clock else time.monotonic()
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
 
 
 # --- Evaluation -------------------------------------------------------------------------------------------------------

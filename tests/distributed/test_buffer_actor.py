@@ -33,8 +33,8 @@ def test_what_was_given_stays_until_the_reader_has_read_it(cluster) -> None:
     async def script() -> None:
         for step in range(40):
             payload = {"float32": np.full(5000, step, np.float32), "y": np.arange(step, step + 3)}
-            assert await buffer.call("insert", (provenance(step), payload, 1, 0.0, 1.0, [])) is None
-            reply = buffer.sample(0.0, False, True)
+            assert await buffer.insert(provenance(step), payload, 1, 0.0, 1.0, []) is None
+            reply = await buffer.sample(0.0, False, True)
             assert reply.sample.source.name.step == step
             read.append(reader.read(reply.sample.payload))
             # What a stage with a prefetch of two still uses: this one, and two that it has asked for.
@@ -55,12 +55,12 @@ def test_a_producer_writes_where_it_is_told(cluster) -> None:
     memory = MappedMemory(buffer._memory.descriptor, writable=True)
 
     async def script() -> None:
-        places = buffer.places(stored_bytes({"y": np.zeros(7)}), 2)
+        places = await buffer.places(stored_bytes({"y": np.zeros(7)}), 2)
         for step in range(20):
             stored = memory.write(places.pop(0), {"y": np.full(7, step, float)})
-            places.append(buffer.insert(provenance(step), stored, 1, 0.0, 1.0, []))
+            places.append(await buffer.insert(provenance(step), stored, 1, 0.0, 1.0, []))
             newest = max(0, step - 2)
-            reply = buffer.sample(0.0, False, True)
+            reply = await buffer.sample(0.0, False, True)
             assert (memory.read(reply.sample.payload)["y"] == newest).all()
         assert len(set(places)) == 2
 
@@ -73,8 +73,8 @@ def test_a_reader_on_another_machine_gets_the_arrays(cluster) -> None:
     async def script() -> list[Any]:
         taken = []
         for step in range(3):
-            await buffer.call("insert", (provenance(step), {"y": np.full(7, step)}, 1, 0.0, 1.0, []))
-            taken.append((await buffer.call("sample", (0.0, False, False))).sample.payload)
+            await buffer.insert(provenance(step), {"y": np.full(7, step)}, 1, 0.0, 1.0, [])
+            taken.append((await buffer.sample(0.0, False, False)).sample.payload)
         return taken
 
     for step, payload in enumerate(asyncio.run(script())):
