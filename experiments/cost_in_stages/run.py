@@ -97,8 +97,8 @@ def main() -> None:
     """Measure, show and keep."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--stages", type=int, nargs="+", default=[2, 4, 8, 16, 32])
-    parser.add_argument("--seconds", type=float, default=20.0)
-    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=12.0)
+    parser.add_argument("--repetitions", type=int, default=2)
     arguments = parser.parse_args()
     rows = []
     for _ in range(arguments.repetitions):
@@ -106,8 +106,8 @@ def main() -> None:
             for runtime in ("sim", "ray"):
                 rows.append(measure(runtime, stages, arguments.seconds))
                 print(json.dumps(rows[-1]), flush=True)
-    (HERE / "results").mkdir(exist_ok=True)
-    (HERE / "results" / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
+                (HERE / "results").mkdir(exist_ok=True)
+                (HERE / "results" / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":
