@@ -7,14 +7,18 @@ import psutil
 from asyncdgl.config import RunConfig
 from asyncdgl.errors import ConfigError
 from asyncdgl.nets.shape import entries_held, entry_bytes
+from asyncdgl.runtime.entry_memory import most_places
 
 SHARE_OF_MEMORY = 0.8
 
 
 def buffer_bytes(config: RunConfig) -> list[int]:
-    """The most that each buffer and the link before it will hold, encoded."""
+    """The most that each buffer and the link before it will take, encoded."""
     sizes = entry_bytes(config, config.precision == "bf16")
-    return [count * size for count, size in zip(entries_held(config), sizes, strict=True)]
+    counts = entries_held(config)
+    if config.runtime == "ray":
+        counts = [most_places(count, config.buffer.prefetch) for count in counts]
+    return [count * size for count, size in zip(counts, sizes, strict=True)]
 
 
 def usable_bytes() -> int:

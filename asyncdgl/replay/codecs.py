@@ -52,7 +52,8 @@ ENCODERS: dict[str, Callable[[torch.Tensor], Payload]] = {
 
 def encode(codec: str, output: torch.Tensor, y: torch.Tensor) -> Payload:
     """A stage's output [B, C, H, W] and the labels [B] as arrays. Codec ``none`` keeps every bit."""
-    return {**ENCODERS[codec](output), "y": y.cpu().numpy()}
+    # The labels may lie in the memory of the buffer they came from, where others are written before these are sent.
+    return {**ENCODERS[codec](output), "y": y.cpu().numpy().copy()}
 
 
 def decode(payload: Payload, batch: int, bf16: bool = False) -> ActivationBatch:

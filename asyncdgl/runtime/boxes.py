@@ -10,14 +10,11 @@ from asyncdgl.config import RunConfig
 from asyncdgl.replay.buffer import Sample
 from asyncdgl.replay.entry import Entry
 from asyncdgl.runtime.calls import Call, Calls
-from asyncdgl.runtime.entry_memory import MappedMemory, Stored, stored_bytes
+from asyncdgl.runtime.entry_memory import UNACKNOWLEDGED, MappedMemory, Stored, stored_bytes
 from asyncdgl.runtime.ray_actors import Reply
 
 if TYPE_CHECKING:
     from asyncdgl.replay.codecs import Payload
-
-UNACKNOWLEDGED = 4
-"""Inserts on the wire at most; what comes on top queues at the producer."""
 
 DROPS_AT_ONCE = 5_000
 """Names of dropped entries in one message: it must not become too large for a socket."""
@@ -50,7 +47,7 @@ class Inbox:
         return reply
 
     def read(self, sample: Sample) -> Sample:
-        """With the arrays as payload. They are good until the entry after the next is taken."""
+        """With the arrays as payload. They lie in the buffer's memory and are good until the next entry is read."""
         if isinstance(sample.payload, Stored):
             assert self._memory is not None
             return sample._replace(payload=self._memory.read(sample.payload))

@@ -2,7 +2,7 @@
 
 A message of Ray takes about a millisecond of processor time at each end, one of a socket a tenth of that: with small
 stages on few cores that is the difference between training and talking. Ray still starts, places and watches the
-actors, and whatever a socket can't do, Ray does.
+actors, and carries what crosses machines.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import secrets
 import socket
 import struct
 import sys
+import traceback
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +26,9 @@ THROUGH_RAY = "ASYNCDGL_CALLS_THROUGH_RAY"
 """Set to 1, everything goes through Ray also on one machine: for tests and for measuring."""
 
 LARGEST = 200_000
-"""Bytes of a message at most: a little less than what Linux lets a socket take at once."""
+"""Bytes of a message at most: a little less than what a socket takes at once by Linux's default."""
+
+_GREETING = b"\0"
 
 
 # --- Who is called ----------------------------------------------------------------------------------------------------
@@ -70,8 +73,11 @@ class Answers:
         if not _same_user(connection):
             connection.close()
             return
-        with contextlib.suppress(OSError):
-            socket.send_fds(connection, [b"\0"], [] if self._memory is None else [self._memory])
+        try:
+            socket.send_fds(connection, [_GREETING], [] if self._memory is None else [self._memory])
+        except OSError:
+            connection.close()
+            return
         connection.setblocking(False)
         asyncio.get_running_loop().add_reader(connection, self._receive, connection)
 
@@ -86,19 +92,29 @@ class Answers:
         if not message:
             self._hang_up(connection)
             return
-        task = loop.create_task(self._answer(connection, *pickle.loads(message)))
+        try:
+            number, method, args = pickle.loads(message)
+        except Exception:  # not what a caller sends; it must not wait for an answer
+            self._hang_up(connection)
+            return
+        task = loop.create_task(self._answer(connection, number, method, args))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
     async def _answer(self, connection: socket.socket, number: int, method: str, args: tuple[Any, ...]) -> None:
-        answer: tuple[int, Any, Exception | None]
+        value, error = None, None
         try:
-            answer = number, await getattr(self._actor, method)(*args), None
-        except Exception as error:
-            answer = number, None, error
+            value = await getattr(self._actor, method)(*args)
+        except Exception as raised:
+            raised.add_note(traceback.format_exc())  # where it happened: the caller's own traceback doesn't show that
+            error = raised
         try:
-            await asyncio.get_running_loop().sock_sendall(connection, pickle.dumps(answer))
-        except Exception:  # the caller has died; or the answer can't be sent, and it must not wait for ever
+            message = _packed((number, value, error))
+        except Exception as unfit:
+            message = _packed((number, None, RuntimeError(f"the answer of {method} can't be sent: {unfit}")))
+        try:
+            connection.send(message)
+        except OSError:  # the caller has died, or has stopped reading
             self._hang_up(connection)
 
     def _hang_up(self, connection: socket.socket) -> None:
@@ -137,7 +153,7 @@ class Calls:
         if self._socket is None:
             return Call(self, getattr(self._actor, method).remote(*args))
         number = next(self._numbers)
-        message = pickle.dumps((number, method, args))
+        message = _packed((number, method, args))
         try:
             self._socket.sendall(message)
         except ConnectionError:
@@ -156,7 +172,9 @@ class Calls:
             connection.connect(name)  # refused on any machine but the actor's
             if not _same_user(connection):
                 raise ConnectionRefusedError
-            _, descriptors, _, _ = socket.recv_fds(connection, 1, 1)
+            greeting, descriptors, flags, _ = socket.recv_fds(connection, 1, 1)
+            if greeting != _GREETING or flags & socket.MSG_CTRUNC:  # no place for the descriptor
+                raise ConnectionRefusedError
         except OSError:
             connection.close()
             return None
@@ -212,6 +230,13 @@ class Call:
     def is_done(self) -> bool:
         """Whether the answer is there."""
         return self._calls._is_done(self._key)
+
+
+def _packed(message: Any) -> bytes:
+    packed = pickle.dumps(message)
+    if len(packed) > LARGEST:
+        raise ValueError(f"{len(packed)} bytes, but a message may have {LARGEST}")
+    return packed
 
 
 def _same_user(connection: socket.socket) -> bool:

@@ -19,7 +19,20 @@ import numpy as np
 if TYPE_CHECKING:
     from asyncdgl.replay.codecs import Payload
 
+UNACKNOWLEDGED = 4
+"""Inserts that a producer has on the wire at most, and places that it has for them."""
+
 _ALIGNED = 64
+
+
+def places_given(prefetch: int) -> int:
+    """How many of the entries given last keep their places: what the reader computes with and what it has asked for."""
+    return prefetch + 2
+
+
+def most_places(held: int, prefetch: int) -> int:
+    """The most places that a buffer uses which holds so many entries: one more while the oldest makes room."""
+    return held + UNACKNOWLEDGED + places_given(prefetch) + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +87,7 @@ class EntryMemory:
         """A place that nobody uses, for an entry of so many bytes.
 
         Raises:
-            MemoryError: the machine has no memory for one more.
+            MemoryError: the system refuses one more.
             ValueError: an entry is larger than the first one was.
         """
         needed = _in_pages(nbytes)

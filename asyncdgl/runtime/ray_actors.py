@@ -33,7 +33,7 @@ from asyncdgl.runtime.base import (
     steps_clock,
 )
 from asyncdgl.runtime.calls import Answers
-from asyncdgl.runtime.entry_memory import EntryMemory, Held, MappedMemory, Stored, stored_bytes
+from asyncdgl.runtime.entry_memory import EntryMemory, Held, MappedMemory, Stored, places_given, stored_bytes
 from asyncdgl.runtime.pace import Pace
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ class BufferActor:
         self._mapped = MappedMemory(self._memory.descriptor, writable=True)
         self._answers = Answers(self, self._memory.descriptor)
         # An entry may leave the buffer before its reader has read what it was given: its place stays in use meanwhile.
-        self._given: deque[Held] = deque(maxlen=config.buffer.prefetch + 2)
+        self._given: deque[Held] = deque(maxlen=places_given(config.buffer.prefetch))
         # Copying a large array would block the event loop: one thread does it, in order.
         self._copier = ThreadPoolExecutor(max_workers=1)
 

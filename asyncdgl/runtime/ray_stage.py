@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -64,6 +65,8 @@ class StageActor:
 
     def __init__(self, config: RunConfig, data: Path, number: int, upstream: Any, downstream: Any, pace: Any) -> None:
         set_up_torch(config)
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each place of an entry that it maps keeps one open
         self._config, self._number = config, number
         self._pace = Calls(pace)
         self._in = Inbox(upstream) if upstream is not None else None
@@ -88,7 +91,15 @@ class StageActor:
         """See ``hello``; with what the bits of a run depend on."""
         import torch
 
-        return {**hello(), "stage": self._number, "threads": torch.get_num_threads(), "torch": torch.__version__}
+        threads = torch.get_num_threads()
+        local = self._pace.is_local
+        return {
+            **hello(),
+            "stage": self._number,
+            "threads": threads,
+            "torch": torch.__version__,
+            "calls_over_sockets": local,
+        }
 
     def begin(self, origin: float) -> None:
         """Training begins: seconds count from ``origin`` on this machine's monotonic clock."""

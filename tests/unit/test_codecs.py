@@ -118,6 +118,14 @@ def test_read_only_arrays_are_read_where_they_lie_and_nobody_is_warned(codec) ->
         assert batch.x.data_ptr() == values.ctypes.data
 
 
+@pytest.mark.parametrize("codec", sorted(ENCODERS))
+def test_labels_that_are_handed_on_are_copied(codec) -> None:
+    """A stage hands on the labels that it read, perhaps when their place in the buffer's memory was used again."""
+    payload = encode(codec, activations(), Y)
+    batch = decode(payload, 0)
+    assert not np.shares_memory(encode(codec, batch.x, batch.y)["y"], payload["y"])
+
+
 def test_writable_arrays_are_not_copied() -> None:
     payload = encode("none", activations(), Y)
     payload["float32"][0, 0, 0, 0] = 99
