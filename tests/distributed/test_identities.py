@@ -107,7 +107,8 @@ def test_between_machines_nothing_is_different(run_sim, tmp_path) -> None:
     run = [sys.executable, "-m", "asyncdgl", "run", "--config", str(config), "--set", "buffer.prefetch=2"]
     command = [*run, "--runtime", "ray", "--out", str(tmp_path / "run")]
     environment = {**os.environ, "ASYNCDGL_CALLS_THROUGH_RAY": "1"}
-    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=180)
+    # Elsewhere than in the source folder, whose asyncdgl need not be the one that is installed.
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, timeout=180)
     started = json.loads((tmp_path / "run" / "environment.json").read_text())["processes"]
     assert [p["calls_over_sockets"] for p in started if "stage" in p] == [False] * 3
     stages = read_run(tmp_path / "run").summary["stages"]

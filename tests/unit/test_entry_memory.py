@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-from multiprocessing.reduction import recv_handle, send_handle
+import pickle
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -96,25 +97,28 @@ def test_a_smaller_entry_first_then_a_larger_one_in_the_same_place(memory) -> No
     assert (reader.read(writer.write(place, large))["y"] == large["y"]).all()
 
 
-def read_elsewhere(pipe: Any) -> None:
-    memory = MappedMemory(recv_handle(pipe), False)
-    for _ in range(3):
-        pipe.send({name: array.copy() for name, array in memory.read(pipe.recv()).items()})
+READER = """
+import pickle, sys
+from asyncdgl.runtime.entry_memory import MappedMemory
+memory = MappedMemory(int(sys.argv[1]), False)
+for _ in range(3):
+    read = memory.read(pickle.load(sys.stdin.buffer))
+    pickle.dump({name: array.copy() for name, array in read.items()}, sys.stdout.buffer)
+    sys.stdout.flush()
+"""
 
 
-def test_another_process_reads_what_comes_later() -> None:
+def test_another_process_reads_what_comes_later(tmp_path) -> None:
     """Also in places that did not exist when it got the memory."""
     memory = EntryMemory()
     writer = MappedMemory(memory.descriptor, True)
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=read_elsewhere, args=(theirs,))
-    process.start()
-    send_handle(ours, memory.descriptor, process.pid)
-    for seed in range(3):
-        p = payload("bf16", seed)
-        ours.send(writer.write(memory.place(stored_bytes(p)), p))
-        read = ours.recv()
-        assert all(read[name].tobytes() == array.tobytes() for name, array in p.items())
-    process.join(30)
-    assert process.exitcode == 0
+    command = [sys.executable, "-c", READER, str(memory.descriptor)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=tmp_path, pass_fds=[memory.descriptor], **pipes) as process:
+        for seed in range(3):
+            p = payload("bf16", seed)
+            pickle.dump(writer.write(memory.place(stored_bytes(p)), p), process.stdin)
+            process.stdin.flush()
+            read = pickle.load(process.stdout)
+            assert all(read[name].tobytes() == array.tobytes() for name, array in p.items())
+    assert process.returncode == 0
