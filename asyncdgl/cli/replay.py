@@ -40,8 +40,7 @@ def replay(run_dir: Path) -> int:
     differences = environment_differences(run.environment, here)
     signals = Signals()
     signals.install()
-    signals.disarm()  # nothing is lost by waiting for the pass under way
-    with signals.deferred():
+    with signals.deferred(), signals.unhurried():  # nothing is lost by waiting for the pass under way
         return _replay(run, data, differences, signals)
 
 

@@ -7,6 +7,8 @@ import os
 import shutil
 import time
 import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,15 @@ STOPPED = {130: "interrupted", 143: "terminated"}
 """Exit codes of runs that a signal stopped, and their status."""
 
 
+@dataclass(frozen=True)
+class _End:
+    """How a run ended: the exit code, what went wrong, and what stands in summary.json."""
+
+    code: int
+    message: str | None
+    summary: dict[str, Any]
+
+
 class Session:
     """Makes the run directory, trains, and leaves a summary and figures.
 
@@ -42,6 +53,7 @@ class Session:
         self._began = time.monotonic()
         self._signals = Signals()
         self._outcome: Outcome | None = None
+        self._end: _End | None = None
         self._data_sha256: str | None = None
 
     def execute(self) -> int:
@@ -109,33 +121,53 @@ class Session:
         self._writer = RunWriter(self._path.absolute())
         self._environment = describe_environment(self._config, self._data_sha256)
         self._signals.emergency = self._give_up
-        status, code, message = "failed", 1, None
         with RunDisplay(self._config, self._writer) as display:
             try:
                 self._writer.write_config(self._config)
                 self._writer.write_environment(self._environment)
                 display.say(f"run directory: {self._path}")
                 self._train(data, display)
-                status, code = "completed", 0
-            except Interrupted as interrupt:
-                code = interrupt.exit_code
-                status = STOPPED[code]
-            except SystemExit:  # Ray's answer to SIGTERM while it starts
-                status, code = STOPPED[143], 143
             except (ConfigError, DataError):  # found only once the cluster was asked: nothing was computed
                 self._writer.close()
                 self._remove_run_dir()
                 raise
-            except Exception as error:
-                message = self._explain(error)
-        self._signals.disarm()
-        summary = self._summarise(status, message)
-        self._writer.write_summary(summary)
-        self._writer.close()
-        if status == "completed":
-            self._draw()
-        self._report(summary, message)
-        return code
+            except BaseException as error:
+                if self._end is None:  # Ray did not start
+                    self._conclude(error)
+        assert self._end is not None
+        with self._signals.unhurried():
+            self._writer.close()
+            if self._end.code == 0:
+                self._draw()
+            self._report(self._end)
+        return self._end.code
+
+    @contextlib.contextmanager
+    def _concluded(self) -> Iterator[None]:
+        """However training ends, the summary is written at once.
+
+        To leave Ray takes seconds, and SIGTERM then ends the process: Ray gives that signal back to the system.
+        """
+        try:
+            yield
+        except (ConfigError, DataError):
+            raise
+        except BaseException as error:
+            self._conclude(error)
+            raise
+        self._conclude(None)
+
+    def _conclude(self, error: BaseException | None) -> None:
+        status, code, message = "completed", 0, None
+        if isinstance(error, Interrupted | SystemExit):
+            code = error.exit_code if isinstance(error, Interrupted) else 143  # Ray's answer to SIGTERM as it starts
+            status = STOPPED[code]
+        elif error is not None:
+            status, code, message = "failed", 1, self._explain(error)
+        with self._signals.unhurried():
+            summary = self._summarise(status, message)
+            self._writer.write_summary(summary)
+        self._end = _End(code, message, summary)
 
     def _remove_run_dir(self) -> None:
         """Leave the place as it was found: an empty folder of the user's stays, an empty ``runs`` goes."""
@@ -158,32 +190,37 @@ class Session:
         else:
             assert data is not None
             run = Simulation(self._config, data, display, self._signals.check)
-        try:
-            run.run()
-        finally:
-            self._outcome = run.outcome()
+        with self._concluded():
+            try:
+                run.run()
+            finally:
+                self._outcome = run.outcome()
 
     def _train_on_ray(self, data: Path, display: RunDisplay) -> None:
         display.noticed("starting Ray")
-        with ray_cluster(self._config, self._writer.path):
-            from asyncdgl.runtime.ray_runtime import RayRun
+        try:
+            with ray_cluster(self._config, self._writer.path):
+                from asyncdgl.runtime.ray_runtime import RayRun
 
+                self._signals.take()
+                self._signals.check()
+                ray_run = RayRun(self._config, data, display, self._signals.check)
+                self._outcome = ray_run.outcome()
+                with self._concluded():
+                    try:
+                        ray_run.start()
+                        self._environment["processes"] = self._outcome.processes
+                        self._writer.write_environment(self._environment)
+                        ray_run.run()
+                    except BaseException:
+                        ray_run.stop()
+                        raise
+                    finally:
+                        ray_run.close()
+        finally:
             self._signals.take()
-            self._signals.check()
-            ray_run = RayRun(self._config, data, display, self._signals.check)
-            self._outcome = ray_run.outcome()
-            try:
-                ray_run.start()
-                self._environment["processes"] = self._outcome.processes
-                self._writer.write_environment(self._environment)
-                ray_run.run()
-            except BaseException:
-                ray_run.stop()
-                raise
-            finally:
-                ray_run.close()
 
-    def _explain(self, error: Exception) -> str:
+    def _explain(self, error: BaseException) -> str:
         """One sentence for a failed run; the tail of the failed process's log goes to the run directory."""
         if isinstance(error, StageFailed):
             kept = self._keep_log(error.process)
@@ -218,12 +255,12 @@ class Session:
 
         draw_figures(self._writer.as_run(self._config))
 
-    def _report(self, summary: dict[str, Any], message: str | None) -> None:
-        show_summary(summary, self._config.profile.name)
+    def _report(self, end: _End) -> None:
+        show_summary(end.summary, self._config.profile.name)
         click.echo(f"results: {self._path}")
-        if message is not None:
-            click.echo(f"Error: {message}", err=True)
-        elif summary["status"] != "completed":
+        if end.message is not None:
+            click.echo(f"Error: {end.message}", err=True)
+        elif end.code:
             click.echo(
                 f"The run was stopped before its end; what it computed is in {self._path}. "
                 f"`asyncdgl run --config {self._path}/config.yaml` repeats it from the start.",

@@ -47,7 +47,7 @@ class Signals:
         self._first_at: float | None = None
         self._deferred = False
         self._pending: int | None = None
-        self._disarmed = threading.Event()
+        self._unhurried = threading.Event()
         self.emergency: Callable[[int], None] = lambda code: None
 
     def install(self) -> None:
@@ -60,7 +60,7 @@ class Signals:
         self.take()
 
     def take(self) -> None:
-        """Take the signals again: ``ray.init`` takes SIGTERM for itself."""
+        """Take the signals again: ``ray.init`` takes SIGTERM for itself, ``ray.shutdown`` gives it to the system."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._handle)
 
@@ -78,21 +78,28 @@ class Signals:
     def _watch(self, heard: socket.socket) -> None:
         number, first_at = _next_stop(heard), time.monotonic()
         heard.settimeout(GRACE_S)
-        while time.monotonic() - first_at < ONE_SIGNAL_S:
+        heard_at = first_at
+        while heard_at - first_at < ONE_SIGNAL_S:
             try:
                 _next_stop(heard)  # the second signal, also while the main thread can't hear it
+                heard_at = time.monotonic()
             except TimeoutError:
-                if self._disarmed.is_set():
-                    return
+                if self._unhurried.is_set():
+                    continue
                 try:
                     self.emergency(128 + number)
                 finally:
                     os._exit(128 + number)
         os._exit(128 + number)
 
-    def disarm(self) -> None:
-        """Nothing can hang any more: from now on the main thread may take the time that it needs."""
-        self._disarmed.set()
+    @contextlib.contextmanager
+    def unhurried(self) -> Iterator[None]:
+        """Work that can't hang: the main thread may take the time that it needs."""
+        self._unhurried.set()
+        try:
+            yield
+        finally:
+            self._unhurried.clear()
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:

@@ -71,8 +71,7 @@ def sweep(
         _check_cluster(address, missing)
     signals = Signals()
     signals.install()
-    signals.disarm()  # the runs under way may take their time to end
-    with signals.deferred():
+    with signals.deferred(), signals.unhurried():  # the runs under way may take their time to end
         _prepare(wanted, sweep_file, folder, store, assignments)
         code = _make(missing, store, jobs, address, signals)
         results = read_sweep(folder)
@@ -151,6 +150,7 @@ def _make(runs: list[SweepRun], store: RunStore, jobs: int | None, address: str 
             execute(runs, store, start, at_once, on_end, signals.check)
         except Interrupted as interrupt:
             return interrupt.exit_code
+    signals.take()
     return 1 if failed else 0
 
 

@@ -85,6 +85,21 @@ def test_a_signal_that_comes_twice_at_once_is_one_request(number, status, start,
     assert all(stage["state_sha256"] is not None and stage["updates"] > 0 for stage in summary["stages"])
 
 
+def test_a_run_that_is_stopped_while_it_leaves_ray_has_its_summary(start, tmp_path) -> None:
+    """Ray takes a second to end, and a SIGTERM then ends the process without any handler."""
+    tiny = ["--stages", "2", "--epochs", "1", "--batch-size", "256", "--width", "2", "--threads", "1", "--out", "o"]
+    process = start(str(SCRIPT), "run", *tiny)
+    metrics, deadline = tmp_path / "o" / "metrics.jsonl", time.monotonic() + 150
+    while not (metrics.is_file() and '"final": true' in metrics.read_text()):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(0.6)
+    process.terminate()
+    process.communicate(timeout=100)
+    assert json.loads((tmp_path / "o" / "summary.json").read_text())["status"] == "completed"
+
+
 # --- The class itself -------------------------------------------------------------------------------------------------
 
 BUSY = """\
