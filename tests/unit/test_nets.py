@@ -14,7 +14,7 @@ from torch import nn
 from asyncdgl.batch import ActivationBatch
 from asyncdgl.config import ModelConfig
 from asyncdgl.config_file import parse_config
-from asyncdgl.nets.auxiliary import AUXILIARY, short_head
+from asyncdgl.nets.auxiliary import AUXILIARY, AveragePool, short_head
 from asyncdgl.nets.cost import stage_costs
 from asyncdgl.nets.network import StageNet, make_networks, make_stage_net
 from asyncdgl.nets.shape import block_shapes, cut, entry_bytes
@@ -51,7 +51,7 @@ def drawn(module: nn.Module) -> list[str]:
         nn.BatchNorm1d: lambda m: f"norm {m.num_features}",
         nn.ReLU: lambda m: "relu",
         nn.MaxPool2d: lambda m: f"max {m.kernel_size}",
-        nn.AdaptiveAvgPool2d: lambda m: f"average {m.output_size}",
+        AveragePool: lambda m: f"average {m.size}",
         nn.Linear: lambda m: f"linear {m.in_features}>{m.out_features}",
         nn.Flatten: lambda m: "flatten",
     }
@@ -168,6 +168,17 @@ def test_the_first_average_is_a_quarter_rounded_up(kind, pixels, quarter) -> Non
     aux = AUXILIARY[kind](4, pixels, 10).eval()
     assert drawn(aux)[0] == f"average {quarter}"
     assert aux(torch.zeros(2, 4, pixels, pixels)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("pixels", "size"), [(32, 8), (8, 2), (6, 2), (7, 2), (2, 2), (1, 2)])
+def test_averages_and_their_gradients_are_torchs(pixels, size, dtype) -> None:
+    x = torch.randn(3, 5, pixels, pixels, dtype=dtype).to(memory_format=torch.channels_last).requires_grad_()
+    gradient = torch.randn(3, 5, size, size, dtype=dtype)
+    found, expected = AveragePool(pixels, size)(x), nn.AdaptiveAvgPool2d(size)(x)
+    torch.testing.assert_close(found, expected)
+    for a, b in zip(*(torch.autograd.grad(out, x, gradient) for out in (found, expected)), strict=True):
+        torch.testing.assert_close(a, b)
 
 
 def test_the_short_head_is_the_papers() -> None:
