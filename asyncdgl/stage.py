@@ -95,8 +95,10 @@ class Stage:
             scores = self._net["aux"](output)
             loss = cross_entropy(scores, y)
         self._step(torch.autograd.grad(loss, self._parameters))
-        correct = int((scores.detach().argmax(1) == y).sum())
-        return TrainResult(output.detach(), float(loss.detach()), correct)
+        correct = (scores.detach().argmax(1) == y).sum()
+        # Both in one read, since each one waits for a GPU; float32 holds the count exactly.
+        read_loss, read_correct = torch.stack((loss.detach(), correct)).tolist()
+        return TrainResult(output.detach(), read_loss, int(read_correct))
 
     def forward(self, batch: ActivationBatch) -> torch.Tensor:
         """The module's output [B, C, H, W] in evaluation mode; nothing of the stage changes."""

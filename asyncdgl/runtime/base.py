@@ -139,11 +139,16 @@ def make_evaluator(config: RunConfig, dataset: Dataset) -> Evaluator:
     return Evaluator(make_stages(config, dataset), dataset)
 
 
-def set_up_torch(config: RunConfig) -> None:
-    """Threads and, on a GPU, deterministic algorithms: what the bits of a run depend on."""
+def set_up_torch(config: RunConfig, stage: int | None = None) -> None:
+    """Threads and, on a GPU, deterministic algorithms: what the bits of a run depend on.
+
+    Args:
+        config: the run.
+        stage: the only stage that this process computes, if there is but one.
+    """
     import torch
 
-    torch.set_num_threads(config.threads)
+    torch.set_num_threads(config.threads if stage is None else config.threads_of(stage))
     keep_freed_memory()
     if config.device == "cuda":
         torch.backends.cudnn.deterministic = True
@@ -272,7 +277,7 @@ class StagePasses:
         from asyncdgl.replay.codecs import decode
 
         if sample is not None:
-            return decode(sample.payload, sample.source.batch, self._config.precision == "bf16")
+            return decode(sample.payload, sample.source.batch, self._config.precision == "bf16", self._config.device)
         assert self._stream is not None
         return self._stream.get(number)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from asyncdgl.batch import PassName
@@ -14,7 +15,7 @@ from asyncdgl.runtime.entry_memory import UNACKNOWLEDGED, MappedMemory, Stored, 
 from asyncdgl.runtime.ray_actors import Reply
 
 if TYPE_CHECKING:
-    from asyncdgl.replay.codecs import Payload
+    from asyncdgl.replay.codecs import Arrays
 
 DROPS_AT_ONCE = 5_000
 """Names of dropped entries in one message: it must not become too large for a socket."""
@@ -47,11 +48,14 @@ class Inbox:
         return reply
 
     def read(self, sample: Sample) -> Sample:
-        """With the arrays as payload. They lie in the buffer's memory and are good until the next entry is read."""
-        if isinstance(sample.payload, Stored):
+        """With its content as payload. That lies in the buffer's memory and is good until the next entry is read."""
+        from asyncdgl.replay.codecs import from_arrays
+
+        arrays = sample.payload
+        if isinstance(arrays, Stored):
             assert self._memory is not None
-            return sample._replace(payload=self._memory.read(sample.payload))
-        return sample
+            arrays = self._memory.read(arrays)
+        return sample._replace(payload=from_arrays(arrays))
 
     def give_up(self) -> int:
         """Forget what was fetched; returns how many entries that is."""
@@ -82,8 +86,10 @@ class Outbox:
 
     def send(self, entry: Entry, now: float, unit: float) -> None:
         """Send, or queue where too many calls are unanswered."""
+        from asyncdgl.replay.codecs import to_arrays
+
         self._take_answers()
-        self._queue.append((entry, now, unit))
+        self._queue.append((replace(entry, payload=to_arrays(entry.payload)), now, unit))
         if not self.blocks and len(self._queue) + len(self._wire) > self._limit:
             oldest, _, _ = self._queue.popleft()
             self._dropped.append(oldest.source.name)
@@ -124,7 +130,7 @@ class Outbox:
             dropped = [name.step for name in self._drops()]
             self._wire.append(self._buffer.call("insert", entry.source, payload, entry.nbytes, now, unit, dropped))
 
-    def _write(self, memory: MappedMemory, payload: Payload) -> Stored:
+    def _write(self, memory: MappedMemory, arrays: Arrays) -> Stored:
         if self._places is None:
-            self._places = self._buffer.ask("places", stored_bytes(payload), UNACKNOWLEDGED)
-        return memory.write(self._places.pop(), payload)
+            self._places = self._buffer.ask("places", stored_bytes(arrays), UNACKNOWLEDGED)
+        return memory.write(self._places.pop(), arrays)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from asyncdgl.replay.codecs import Payload
+    from asyncdgl.replay.codecs import Arrays
 
 UNACKNOWLEDGED = 4
 """Inserts that a producer has on the wire at most, and places that it has for them."""
@@ -127,17 +127,17 @@ class MappedMemory:
         self._flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
         self._places: dict[int, mmap.mmap] = {}
 
-    def write(self, place: int, payload: Payload) -> Stored:
+    def write(self, place: int, arrays: Arrays) -> Stored:
         """Copy an entry to its place."""
-        arrays, offset, nbytes = [], 0, stored_bytes(payload)
+        stored, offset, nbytes = [], 0, stored_bytes(arrays)
         mapped = self._mapped(place, nbytes)
-        for name, array in payload.items():
+        for name, array in arrays.items():
             np.ndarray(array.shape, array.dtype, mapped, offset)[...] = array
-            arrays.append((name, array.dtype.str, array.shape, offset))
+            stored.append((name, array.dtype.str, array.shape, offset))
             offset += _aligned(array.nbytes)
-        return Stored(place, nbytes, tuple(arrays))
+        return Stored(place, nbytes, tuple(stored))
 
-    def read(self, stored: Stored) -> Payload:
+    def read(self, stored: Stored) -> Arrays:
         """An entry as it lies there, read-only in a process that does not write; good while the place is in use."""
         mapped = self._mapped(stored.place, stored.nbytes)
         return {name: np.ndarray(shape, np.dtype(kind), mapped, offset) for name, kind, shape, offset in stored.arrays}
@@ -150,9 +150,9 @@ class MappedMemory:
         return mapped
 
 
-def stored_bytes(payload: Payload) -> int:
+def stored_bytes(arrays: Arrays) -> int:
     """What an entry takes in its place."""
-    return sum(_aligned(array.nbytes) for array in payload.values())
+    return sum(_aligned(array.nbytes) for array in arrays.values())
 
 
 def _aligned(nbytes: int) -> int:

@@ -37,7 +37,7 @@ from asyncdgl.runtime.entry_memory import EntryMemory, Held, MappedMemory, Store
 from asyncdgl.runtime.pace import Pace
 
 if TYPE_CHECKING:
-    from asyncdgl.replay.codecs import Payload
+    from asyncdgl.replay.codecs import Arrays
 
 WAIT_S = 0.2
 """Longest time that one call waits at another actor before it answers that there is nothing yet."""
@@ -214,7 +214,7 @@ class BufferActor:
         return [self._memory.place(nbytes) for _ in range(count)]
 
     async def insert(
-        self, source: Provenance, payload: Stored | Payload, nbytes: int, now: float, unit: float, dropped: list[int]
+        self, source: Provenance, payload: Stored | Arrays, nbytes: int, now: float, unit: float, dropped: list[int]
     ) -> int | None:
         """Take an entry.
 
@@ -270,7 +270,7 @@ class BufferActor:
             arrays = await self._copy(self._arrays, held.stored)
             return Reply(sample._replace(payload=arrays), sampled_at, waited_for)
 
-    def _arrays(self, stored: Stored) -> Payload:
+    def _arrays(self, stored: Stored) -> Arrays:
         return {name: array.copy() for name, array in self._mapped.read(stored).items()}
 
     async def _wait_for_arrival(self, now: float, due: float | None, deadline: float) -> float:

@@ -11,6 +11,7 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 import numpy as np
 import ray
+import torch
 from protocol import COMPUTES_S, PAUSE_S, Times, made, report
 
 from asyncdgl.batch import PassName, Provenance
@@ -28,15 +29,16 @@ class Producer:
 
     def __init__(self, buffer: Any, nbytes: int) -> None:
         self.out = Outbox(parse_config(CONFIG), 1, buffer)
-        self.payload, self.step = made(nbytes), 0
+        self.values, self.step = torch.from_numpy(made(nbytes)), 0
+        self.payload = {"values": self.values, "y": torch.arange(8)}
 
     def insert(self) -> tuple[float, float]:
         """When it began, and how long the producer was blocked."""
         source = Provenance(PassName(1, 0, self.step), self.step, True, self.step)
         self.step += 1
-        self.payload[0] = self.step % 251
+        self.values[0] = self.step % 251
         began = time.monotonic()
-        self.out.send(Entry(source, {"bf16": self.payload}, self.payload.nbytes), 0.0, 1.0)
+        self.out.send(Entry(source, self.payload, self.values.nbytes), 0.0, 1.0)
         return began, time.monotonic() - began
 
 
@@ -53,7 +55,7 @@ class Consumer:
         if reply.sample is None:
             return -1, np.empty(0)
         sample = self.inbox.read(reply.sample)
-        return sample.source.batch, np.array(sample.payload["bf16"])
+        return sample.source.batch, sample.payload["values"].numpy().copy()
 
     def wait_for(self, number: int) -> float:
         """When entry ``number`` could be used here."""

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from asyncdgl.nets.network import make_stage_net
-from asyncdgl.replay.codecs import ENCODERS, decode, encode, payload_bytes
+from asyncdgl.replay.codecs import ENCODERS, Arrays, decode, encode, from_arrays, payload_bytes, to_arrays
 from asyncdgl.stage import Stage
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -81,17 +81,34 @@ def test_int8_of_a_zero_channel_is_zero() -> None:
     assert (payload["scale"] > 0).all()  # dividing by 0 would make whatever the machine makes of it
 
 
+def arrays_of(codec: str, memory_format: torch.memory_format = torch.channels_last) -> Arrays:
+    return to_arrays(encode(codec, activations(memory_format), Y))
+
+
 @pytest.mark.parametrize("codec", sorted(ENCODERS))
 @pytest.mark.parametrize("memory_format", LAYOUTS)
 def test_arrays_are_nhwc_and_contiguous(codec, memory_format) -> None:
-    payload = encode(codec, activations(memory_format), Y)
-    shapes = {name: array.shape for name, array in payload.items()}
+    arrays = arrays_of(codec, memory_format)
+    shapes = {name: array.shape for name, array in arrays.items()}
     images = {"none": "float32"}.get(codec, codec)
     assert shapes.pop(images) == (6, 4, 3, 5)
     assert shapes.pop("y") == (6,)
     assert shapes == ({"scale": (5,)} if codec == "int8" else {})
-    assert all(array.flags.c_contiguous for array in payload.values())
-    assert payload["y"].dtype == np.int64
+    assert all(array.flags.c_contiguous for array in arrays.values())
+    assert arrays["y"].dtype == np.int64
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("codec", sorted(ENCODERS))
+def test_what_another_process_reads_has_the_same_bits(codec, dtype) -> None:
+    payload = encode(codec, activations().to(dtype), Y)
+    arrays = to_arrays(payload)
+    assert sum(array.nbytes for array in arrays.values()) == payload_bytes(payload)
+    read = from_arrays({name: array.copy() for name, array in arrays.items()})
+    assert read.keys() == payload.keys()
+    for name, value in payload.items():
+        assert (read[name].dtype, read[name].stride()) == (value.dtype, value.stride())
+        assert torch.equal(read[name], value)
 
 
 @pytest.mark.parametrize("codec", sorted(ENCODERS))
@@ -106,30 +123,29 @@ def test_decoded_is_float32_channels_last_with_its_labels(codec) -> None:
 
 @pytest.mark.parametrize("codec", sorted(ENCODERS))
 def test_read_only_arrays_are_read_where_they_lie_and_nobody_is_warned(codec) -> None:
-    payload = encode(codec, activations(), Y)
-    for array in payload.values():
+    arrays = arrays_of(codec)
+    for array in arrays.values():
         array.flags.writeable = False
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        batch = decode(payload, 0, bf16=True)
-    assert batch.y.data_ptr() == payload["y"].ctypes.data
+        batch = decode(from_arrays(arrays), 0, bf16=True)
+    assert batch.y.data_ptr() == arrays["y"].ctypes.data
     if codec != "int8":  # whose values are computed
-        values = next(array for name, array in payload.items() if name != "y")
+        values = next(array for name, array in arrays.items() if name != "y")
         assert batch.x.data_ptr() == values.ctypes.data
 
 
 @pytest.mark.parametrize("codec", sorted(ENCODERS))
 def test_labels_that_are_handed_on_are_copied(codec) -> None:
     """A stage hands on the labels that it read, perhaps when their place in the buffer's memory was used again."""
-    payload = encode(codec, activations(), Y)
-    batch = decode(payload, 0)
-    assert not np.shares_memory(encode(codec, batch.x, batch.y)["y"], payload["y"])
+    arrays = arrays_of(codec)
+    batch = decode(from_arrays(arrays), 0)
+    assert not np.shares_memory(to_arrays(encode(codec, batch.x, batch.y))["y"], arrays["y"])
 
 
-def test_writable_arrays_are_not_copied() -> None:
-    payload = encode("none", activations(), Y)
-    payload["float32"][0, 0, 0, 0] = 99
-    assert decode(payload, 0).x[0, 0, 0, 0] == 99
+def test_within_a_process_nothing_is_copied() -> None:
+    x = activations()
+    assert decode(encode("none", x, Y), 0).x.data_ptr() == x.data_ptr()
 
 
 def test_encoding_takes_no_part_in_gradients() -> None:

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from asyncdgl.replay.codecs import ENCODERS, decode, encode
+from asyncdgl.replay.codecs import ENCODERS, Arrays, decode, encode, from_arrays, to_arrays
 from asyncdgl.runtime.entry_memory import EntryMemory, MappedMemory, stored_bytes
 
 
-def payload(codec: str, seed: int = 0) -> dict[str, Any]:
+def payload(codec: str, seed: int = 0) -> Arrays:
     torch.manual_seed(seed)
-    return encode(codec, torch.randn(5, 3, 4, 4), torch.arange(5))
+    return to_arrays(encode(codec, torch.randn(5, 3, 4, 4), torch.arange(5)))
 
 
 @pytest.fixture(params=["memfd", "file"])
@@ -42,8 +42,9 @@ def test_what_is_written_is_read(memory, codec) -> None:
             assert read[name].shape == array.shape
             assert read[name].tobytes() == array.tobytes()
             assert read[name].ctypes.data % 64 == 0
-        assert torch.equal(decode(read, 0).x, decode(p, 0).x)
-        assert decode(read, 0).x.is_contiguous(memory_format=torch.channels_last)
+        x = decode(from_arrays(read), 0).x
+        assert torch.equal(x, decode(from_arrays(p), 0).x)
+        assert x.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_a_reader_cannot_write(memory) -> None:
