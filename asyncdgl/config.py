@@ -161,10 +161,19 @@ class VirtualConfig(_Part):
 
 
 class RayConfig(_Part):
-    """Where the Ray runtime runs."""
+    """Where the Ray runtime runs, and on how many cores."""
 
     address: str | None = Field(
         default=None, description="host:port of a running Ray cluster; null to start a local one"
+    )
+    threads: Annotated[
+        Annotated[Literal["cost"], Tag("<name>")]
+        | Annotated[tuple[Annotated[int, Field(ge=1, le=1024)], ...] | None, Tag("<inline>")],
+        Discriminator(_form),
+    ] = Field(
+        default=None,
+        description="CPU threads of stage 1 … J, instead of threads; cost: all cores, more for slower stages, by times "
+        "measured here",
     )
 
 
@@ -230,6 +239,10 @@ class RunConfig(_Part):
         changes = {"sampler": "fifo", "max_reuse": 1, "on_full": "block", "min_size": 1, "max_age": None}
         return self.buffer.model_copy(update=changes)
 
+    def threads_of(self, stage: int) -> int:
+        """CPU threads of one stage."""
+        return self.ray.threads[stage - 1] if isinstance(self.ray.threads, tuple) else self.threads
+
     @property
     def has_tensors(self) -> bool:
         """Whether anything is computed: not where ``virtual`` moves provenance alone."""
@@ -290,6 +303,9 @@ def _cross_field_problems(config: RunConfig) -> list[str]:
         found.append("data.mean and data.std must be given together")
     elif data.mean is not None and data.std is not None and len(data.mean) != len(data.std):
         found.append(f"data.mean has {len(data.mean)} channels and data.std {len(data.std)}")
+    threads = config.ray.threads
+    if isinstance(threads, tuple) and len(threads) != config.stages:
+        found.append(f"ray.threads must have a number for each stage ({config.stages}), got {len(threads)}")
     replay = config.replay
     if replay.min_size > replay.size:
         found.append(f"buffer.min_size must be at most buffer.size ({replay.size}), got {replay.min_size}")

@@ -160,7 +160,7 @@ _APPLIES: dict[str, tuple[Callable[[RunConfig], bool], str]] = {
     "virtual.step_times": (lambda c: c.runtime == "virtual", "to --runtime virtual"),
     "virtual.train": (lambda c: c.runtime == "virtual", "to --runtime virtual"),
     "virtual.batches": (lambda c: not c.has_tensors, "to --runtime virtual with virtual.train false"),
-    "ray.address": (lambda c: c.runtime == "ray", "to --runtime ray"),
+    **{f"ray.{key}": (lambda c: c.runtime == "ray", "to --runtime ray") for key in ("address", "threads")},
     "data.data_dir": (lambda c: c.data.dataset not in ("digits", "synthetic"), "to data sets that are read from files"),
     "data.image_size": (lambda c: c.data.dataset not in PIXELS, "to the data sets image-folder and synthetic"),
 }

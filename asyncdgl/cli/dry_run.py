@@ -23,14 +23,13 @@ def show_dry_run(config: RunConfig) -> None:
 
     channels, classes = image_shape(config.data)
     from asyncdgl.nets.cost import stage_costs  # imports torch: only once the folder is known to be there
-    from asyncdgl.runtime.balance import balance, with_cut
+    from asyncdgl.runtime.balance import balance, decide
     from asyncdgl.runtime.base import set_up_torch
 
-    measured = None
-    if config.model.balance == "cost" and config.trained_stages > 1:
-        set_up_torch(config)
+    set_up_torch(config)
+    config, measured = decide(config, channels, classes)
+    if measured is None and config.model.balance == "cost" and config.trained_stages > 1:
         measured = balance(config, channels, classes)
-        config = with_cut(config, measured.cut)
 
     costs = stage_costs(config, channels, classes)
     click.echo(dump_config(config))

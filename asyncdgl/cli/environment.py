@@ -30,7 +30,7 @@ def describe_environment(config: RunConfig, data_sha256: str | None) -> dict[str
         "cpu": _cpu(),
         "cores": available_cores(),
         "memory_bytes": psutil.virtual_memory().total,
-        "threads_per_stage": config.threads,
+        "threads_per_stage": config.threads if config.ray.threads is None else list(config.ray.threads),
         "data_sha256": data_sha256,
         "command": shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]]),
         "clock_offsets": {},

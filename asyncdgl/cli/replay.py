@@ -15,6 +15,7 @@ from asyncdgl.cli.environment import describe_environment
 from asyncdgl.cli.signals import Interrupted, Signals
 from asyncdgl.errors import ConfigError, ReplayMismatch
 from asyncdgl.rundir import Run
+from asyncdgl.study.labels import threads_of_stages
 
 SHOW_EVERY_S = 0.2
 
@@ -50,7 +51,7 @@ def _replay(run: Run, data: Path, differences: Sequence[str], signals: Signals) 
     config = run.config
     click.echo(
         f"{run.path}: {config.algorithm} on {config.runtime}, {len(run.trace)} passes of {config.trained_stages} "
-        f"stages, {config.threads} {'thread' if config.threads == 1 else 'threads'}, {config.precision}"
+        f"stages, {threads_of_stages(config)}, {config.precision}"
     )
     for difference in differences:
         click.echo(f"differs from where it ran: {difference}")
@@ -100,7 +101,7 @@ def environment_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -
     known = {
         **{name: (there.get(name), here.get(name)) for name in ("asyncdgl", "python")},
         **{name: (there.get("packages", {}).get(name), version) for name, version in here["packages"].items()},
-        "threads of each stage": (_threads(there), here["threads_per_stage"]),
+        "threads of each stage": (_threads(there), _alike(here["threads_per_stage"])),
         "CPU": (there.get("cpu", {}).get("name"), here["cpu"]["name"]),
         "CPU features": (_features(there), _features(here)),
         "data (sha256)": (there.get("data_sha256"), here["data_sha256"]),
@@ -110,10 +111,13 @@ def environment_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -
 
 def _threads(environment: Mapping[str, Any]) -> Any:
     """As the stages' own processes counted them, where they did."""
-    counted = {p["threads"] for p in environment.get("processes", []) if "threads" in p}
-    if len(counted) > 1:
-        return sorted(counted)
-    return counted.pop() if counted else environment.get("threads_per_stage")
+    counted = [p["threads"] for p in environment.get("processes", []) if "threads" in p]
+    return _alike(counted or environment.get("threads_per_stage"))
+
+
+def _alike(threads: Any) -> Any:
+    """One number where all stages have as many."""
+    return threads[0] if isinstance(threads, list) and len(set(threads)) == 1 else threads
 
 
 def _features(environment: Mapping[str, Any]) -> str | None:

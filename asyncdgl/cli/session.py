@@ -66,7 +66,7 @@ class Session:
         try:
             data = self._prepare_data() if self._config.has_tensors else None
             with self._signals.deferred():
-                self._choose_cut(data)
+                self._measure_stages(data)
                 self._measure_step_times(data)
                 code = self._run_in_directory(data)
         except Interrupted as interrupt:
@@ -88,19 +88,18 @@ class Session:
         self._data_sha256 = dataset.sha256
         return data
 
-    def _choose_cut(self, data: Path | None) -> None:
-        """What ``model.balance: cost`` leaves open is decided, so that a repeat has the same stages."""
+    def _measure_stages(self, data: Path | None) -> None:
+        """What ``cost`` leaves open is decided, so that a repeat has the same stages and threads."""
         config = self._config
-        if config.model.balance != "cost" or config.model.cut is not None or config.stages == 1 or data is None:
+        if data is None or (config.model.balance != "cost" and config.ray.threads != "cost"):
             return
-        from asyncdgl.runtime.balance import balance, with_cut
+        from asyncdgl.runtime.balance import decide
         from asyncdgl.runtime.base import set_up_torch
 
-        click.echo("measuring where to cut the network")
+        click.echo("measuring the stages' cost")
         set_up_torch(config)
         dataset = open_dataset(config, data)
-        chosen = balance(config, dataset.channels, len(dataset.classes), self._signals.check)
-        self._config = with_cut(config, chosen.cut)
+        self._config, _ = decide(config, dataset.channels, len(dataset.classes), self._signals.check)
 
     def _measure_step_times(self, data: Path | None) -> None:
         """What ``virtual.step_times: measure`` leaves open is decided, so that a repeat uses the same."""

@@ -1,14 +1,18 @@
-"""Where to cut a network into stages so that the slowest is as fast as can be: from measured times."""
+"""Where to cut a network into stages, and how many threads each gets, so that the slowest is as fast as can be.
+
+From times measured here.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
 from asyncdgl.config import ModelConfig, RunConfig
+from asyncdgl.defaults import available_cores
 
 if TYPE_CHECKING:
     from asyncdgl.batch import ActivationBatch
@@ -64,6 +68,27 @@ def balance(config: RunConfig, channels: int, classes: int, check: Callable[[], 
     return Balance(tuple(last for _, last in parts[:-1]), tuple(measured(part) for part in parts))
 
 
+def decide(
+    config: RunConfig, channels: int, classes: int, check: Callable[[], None] = lambda: None
+) -> tuple[RunConfig, Balance | None]:
+    """What ``model.balance: cost`` and ``ray.threads: cost`` leave open, decided by times measured here.
+
+    Returns:
+        The configuration, and the times; None where nothing was open.
+    """
+    cuts = config.model.balance == "cost" and config.model.cut is None and config.trained_stages > 1
+    shares = config.runtime == "ray" and config.ray.threads == "cost"
+    if not cuts and not shares:
+        return config, None
+    if not cuts:
+        config = with_cut(config, tuple(last for _, last in parts_of(config.model, config.stages)[:-1]))
+    found = balance(config, channels, classes, check)
+    if shares:
+        threads = share_out(available_cores(), found.pass_seconds)
+        config = config.model_copy(update={"ray": config.ray.model_copy(update={"threads": threads})})
+    return with_cut(config, found.cut), found
+
+
 def parts_of(model: ModelConfig, stages: int) -> list[Part]:
     """The stages of the configured cut."""
     from asyncdgl.nets.shape import cut
@@ -88,6 +113,15 @@ def best_parts(blocks: int, stages: int, seconds: Callable[[Part], float]) -> li
                     following[last] = slowest, [*best[before][1], (before + 1, last)]
         best = following
     return best[blocks][1]
+
+
+def share_out(cores: int, pass_seconds: Sequence[float]) -> tuple[int, ...]:
+    """Threads of each stage: one each, and every further core for the stage that is then the slowest."""
+    threads = [1] * len(pass_seconds)
+    for _ in range(cores - len(threads)):
+        slowest = max(range(len(threads)), key=lambda j: pass_seconds[j] / threads[j])
+        threads[slowest] += 1
+    return tuple(threads)
 
 
 def _pass_seconds(config: RunConfig, part: Part, channels: int, classes: int, check: Callable[[], None]) -> float:

@@ -20,7 +20,7 @@ from asyncdgl.errors import StageFailed
 from asyncdgl.metrics import EvaluationSchedule, StageEnd
 from asyncdgl.runtime.base import Observer, Outcome, evaluation_line
 from asyncdgl.runtime.ray_actors import BufferActor, EvaluationActor, PaceActor, hello
-from asyncdgl.runtime.ray_cluster import SMALL_CPUS, wait_for_placement
+from asyncdgl.runtime.ray_cluster import SMALL_CPUS, wait_for_placement, wanted_address
 from asyncdgl.runtime.ray_stage import Chunk, StageActor
 
 CHUNK_S = 0.5
@@ -82,7 +82,7 @@ class RayRun:
             if j < len(self._numbers):
                 self._buffers[j] = self._actor(BufferActor, j + 1, SMALL_CPUS).remote(config, j, self._pace)
                 pending[f"buffer {j}"] = self._buffers[j].hello.remote()
-            actor = self._actor(StageActor, j, 1, gpu)
+            actor = self._actor(StageActor, j, self._cpus(j), gpu)
             upstream, downstream = self._buffers.get(j - 1), self._buffers.get(j)
             self._stages[j] = actor.remote(config, self._data, j, upstream, downstream, self._pace)
             pending[f"stage {j}"] = self._stages[j].hello.remote()
@@ -92,10 +92,16 @@ class RayRun:
 
     def _place(self, gpu: float) -> None:
         more = {"GPU": gpu} if gpu else {}
-        bundles = [{"CPU": 2 * SMALL_CPUS, **more}] + [{"CPU": 1 + SMALL_CPUS, **more} for _ in self._numbers]
+        bundles = [{"CPU": 2 * SMALL_CPUS, **more}]
+        bundles += [{"CPU": self._cpus(j) + SMALL_CPUS, **more} for j in self._numbers]
         self._group = placement_group(bundles, strategy="PACK")
         needs = f"{sum(b['CPU'] for b in bundles):g} CPU" + (" and 1 GPU" if gpu else "")
         wait_for_placement(self._group, needs, PLACEMENT_LIMIT_S)
+
+    def _cpus(self, stage: int) -> float:
+        """What a stage asks for: on a cluster its threads, less what the buffers and the actors beside it take."""
+        joined = wanted_address(self._config.ray.address) is not None
+        return (self._config.threads_of(stage) if joined else 1) - 3 * SMALL_CPUS
 
     def _actor(self, cls: type, bundle: int, cpus: float, gpus: float = 0.0) -> Any:
         """The class as an actor in a bundle: bundle 0 is beside, bundle j holds stage j and the buffer it reads."""

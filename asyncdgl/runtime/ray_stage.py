@@ -64,7 +64,7 @@ class StageActor:
     """
 
     def __init__(self, config: RunConfig, data: Path, number: int, upstream: Any, downstream: Any, pace: Any) -> None:
-        set_up_torch(config)
+        set_up_torch(config, number)
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each place of an entry that it maps keeps one open
         self._config, self._number = config, number
@@ -110,7 +110,8 @@ class StageActor:
 
     def run(self, seconds: float) -> Chunk:
         """Make passes for about so long; none once the run was interrupted."""
-        set_up_torch(self._config)  # torch counts threads for each thread, and a call may run in another than the start
+        # torch counts threads for each thread, and a call may run in another than the start.
+        set_up_torch(self._config, self._number)
         deadline = time.monotonic() + (0.0 if self._pace.ask("is_stopping") else seconds)
         records: list[PassRecord] = []
         epochs: list[Line] = []

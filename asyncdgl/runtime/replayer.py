@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from asyncdgl.batch import PassName
 from asyncdgl.errors import ConfigError, ReplayMismatch
 from asyncdgl.replay.buffer import Sample
@@ -99,6 +101,7 @@ class Replay:
         batch = name.step % passes.quota if self._one_after_the_other else name.step
         if j == 1 and record.batch != batch:
             raise _differs(record, "batch", batch, record.batch)
+        torch.set_num_threads(self._run.config.threads_of(j))
         passed = passes.run(record.kind, sample, None, {}, record.batch if j == 1 else None)
         if passed.record.loss != record.loss:
             raise _differs(record, "loss", passed.record.loss, record.loss)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from asyncdgl.config import RunConfig
+
 KEYS = {
     "algorithm": "algorithm",
     "runtime": "runtime",
@@ -88,3 +90,10 @@ def setting_label(key: str, value: Any) -> str:
         return value_label(key, value)
     name = SYMBOLS.get(key) or key_label(key).partition(" (")[0]
     return f"{name} = {value_label(key, value)}"
+
+
+def threads_of_stages(config: RunConfig) -> str:
+    """How many, in words."""
+    if isinstance(config.ray.threads, tuple):
+        return f"{', '.join(map(str, config.ray.threads))} threads for stages 1 to {config.stages}"
+    return f"{config.threads} {'thread' if config.threads == 1 else 'threads'} for each stage"

@@ -10,7 +10,7 @@ from asyncdgl.config_file import applies, dump_config
 from asyncdgl.delays.profile import DEFAULT_SLOWDOWN
 from asyncdgl.rundir import Run
 from asyncdgl.study.document import Block, Code, Column, Document, Facts, Picture, Section, Table, Text
-from asyncdgl.study.labels import ALGORITHMS
+from asyncdgl.study.labels import ALGORITHMS, threads_of_stages
 from asyncdgl.study.report_environment import environment_facts
 from asyncdgl.study.report_tables import (
     buffer_table,
@@ -125,7 +125,6 @@ def _settings(config: RunConfig) -> list[tuple[str, str]]:
     every = f"every {optim.lr_decay_every} epochs"
     if optim.lr_milestones is not None:
         every = f"at epochs {', '.join(map(str, optim.lr_milestones))}"
-    threads = f"{config.threads} {'thread' if config.threads == 1 else 'threads'} for each stage"
     rows = [
         ("algorithm", f"{config.algorithm}: {ALGORITHMS[config.algorithm]}"),
         ("runtime", RUNTIMES[config.runtime] + (f", pace {config.pace}" if applies(config, "pace") else "")),
@@ -136,7 +135,7 @@ def _settings(config: RunConfig) -> list[tuple[str, str]]:
             ("network", parts + (f", auxiliary network {model.aux}" if applies(config, "model.aux") else "")),
             ("training", f"{config.epochs} epochs of each stage, mini-batches of {config.batch_size} images"),
             ("optimizer", f"SGD, learning rate {optim.lr:g}, divided by {optim.lr_decay_factor:g} {every}"),
-            ("arithmetic", f"{config.precision} on {config.device}, {threads}"),
+            ("arithmetic", f"{config.precision} on {config.device}, {threads_of_stages(config)}"),
         ]
     else:
         rows.append(

@@ -116,7 +116,7 @@ def test_a_finished_run_is_repeated_bit_for_bit(finished) -> None:
     assert (answer.code, answer.stderr) == (0, "")
     first, last = answer.stdout.splitlines()
     passes = len((finished / "trace.jsonl").read_text().splitlines())
-    assert first == f"{finished}: async-dgl on sim, {passes} passes of 4 stages, 1 thread, float32"
+    assert first == f"{finished}: async-dgl on sim, {passes} passes of 4 stages, 1 thread for each stage, float32"
     assert last == f"bit-exact: 4 of 4 stages ({passes} passes, every loss; every final state)"
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before  # it writes nothing
 

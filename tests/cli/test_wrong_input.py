@@ -172,6 +172,10 @@ VALUES = [
     Case("stages-0", run("--stages", "0"), ["stages must be at least 1, got 0"]),
     Case("batch-size-1", run("--batch-size", "1"), ["batch_size must be at least 2, got 1"]),
     Case("threads-0", run("--threads", "0"), ["threads must be at least 1, got 0"]),
+    Case("ray-threads-word", sets("ray.threads=all"), ["ray.threads must be one of cost", "'all'"]),
+    Case("ray-threads-number", sets("ray.threads=2"), ["ray.threads must be a list, got 2"]),
+    Case("ray-threads-0", sets("ray.threads=[1, 0, 1, 1]"), ["ray.threads.1 must be at least 1, got 0"]),
+    Case("ray-threads-too-few", sets("ray.threads=[1, 2]"), ["a number for each stage (4), got 2"]),
     Case("seed-negative", run("--seed", "-1"), ["seed must be at least 0, got -1"]),
     Case("seed-too-large", run("--seed", str(2**63)), ["seed must be below 9223372036854775808"]),
     Case("lr-0", run("--lr", "0"), ["optim.lr must be above 0"]),
@@ -289,6 +293,7 @@ SIM = ("--runtime", "sim")
 WITHOUT_EFFECT = [
     Case("pace-with-sim", run(*SIM, "--pace", "free"), ["pace has no effect", "--runtime ray"]),
     Case("pace-default-with-sim", run(*SIM, "--pace", "profile"), ["pace has no effect", "--runtime ray"]),
+    Case("ray-threads-with-sim", run(*SIM, "--set", "ray.threads=cost"), ["ray.threads has no effect"]),
     Case("address-with-sim", run(*SIM, "--address", "10.0.0.5:6379"), ["ray.address has no effect", "--runtime ray"]),
     Case("prefetch-with-sim", [*run(*SIM), *sets("buffer.prefetch=2")[1:]], ["buffer.prefetch has no effect"]),
     Case("slowdown-without-profile", run("--slowdown", "3"), ["delays.slowdown has no effect", "slow_stage<N>"]),

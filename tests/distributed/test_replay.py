@@ -61,6 +61,7 @@ RUNS: dict[str, dict[str, Any]] = {
         "delays": {"profile": "wan"},
         "buffer": {"prefetch": 3},
     },
+    "threads by stage": {"ray": {"threads": [2, 1, 2]}, "model": {"width": 16}},
     "sync-dgl, codec int8": {"algorithm": "sync-dgl", "buffer": {"size": 4, "codec": "int8"}},
 }
 

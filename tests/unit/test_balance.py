@@ -1,8 +1,9 @@
-"""`model.balance: cost`: the best cut for given times against all cuts there are, and with times measured here."""
+"""What is decided by cost: the best cut, and the best sharing of the cores, against all that there are."""
 
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,7 @@ from asyncdgl.config import ModelConfig
 from asyncdgl.errors import ConfigError
 from asyncdgl.nets.network import make_networks
 from asyncdgl.nets.shape import cut
-from asyncdgl.runtime.balance import balance, best_parts, parts_of, with_cut
+from asyncdgl.runtime.balance import balance, best_parts, decide, parts_of, share_out, with_cut
 
 
 @given(
@@ -72,6 +73,37 @@ def test_measured_here(small_config) -> None:
     assert chosen.updates_per_second == 1 / max(chosen.pass_seconds)
     assert chosen.efficiency == sum(chosen.pass_seconds) / 2 / max(chosen.pass_seconds)
     assert balance(with_cut(config, (3,)), 1, 10).cut == (3,), "a given cut stays"
+
+
+@given(
+    cores=st.integers(1, 12),
+    pass_seconds=st.lists(st.integers(1, 20), min_size=1, max_size=4),
+)
+def test_no_other_sharing_of_the_cores_has_a_faster_slowest_stage(cores, pass_seconds) -> None:
+    threads = share_out(cores, pass_seconds)
+    assert sum(threads) == max(cores, len(pass_seconds))
+    others = [
+        counts
+        for counts in itertools.product(range(1, cores + 1), repeat=len(pass_seconds))
+        if sum(counts) <= max(cores, len(pass_seconds))
+    ]
+    slowest = [max(s / n for s, n in zip(pass_seconds, counts, strict=True)) for counts in [threads, *others]]
+    assert slowest[0] == min(slowest)
+
+
+def test_threads_by_cost(small_config, monkeypatch) -> None:
+    """With a cut that stays as it is unless that is open too."""
+    monkeypatch.setattr("asyncdgl.runtime.balance.available_cores", lambda: 5)
+    small: dict[str, Any] = {"runtime": "ray", "stages": 3, "model": {"blocks": 6}}
+    config, measured = decide(small_config(**small, ray={"threads": "cost"}), 1, 10)
+    assert measured is not None
+    assert measured.cut == config.model.cut == (2, 4)
+    assert config.ray.threads == share_out(5, measured.pass_seconds)
+    assert [config.threads_of(j) for j in (1, 2, 3)] == list(config.ray.threads)
+    assert decide(config, 1, 10) == (config, None)
+    unasked = small_config(**small)
+    assert decide(unasked, 1, 10) == (unasked, None)
+    assert [unasked.threads_of(j) for j in (1, 2, 3)] == [unasked.threads] * 3
 
 
 def test_the_stages_are_cut_there(small_config) -> None:

@@ -256,6 +256,7 @@ DIFFERENT: list[dict[str, Any]] = [
     {"algorithm": "backprop"},
     {"runtime": "ray"},
     {"runtime": "ray", "pace": "free"},
+    {"runtime": "ray", "ray": {"threads": [2, 1, 1]}},
     {"runtime": "ray", "delays": {"profile": {"window": 3}}},
     {"runtime": "virtual"},
     {"runtime": "virtual", "pace": "free"},
