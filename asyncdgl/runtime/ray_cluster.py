@@ -218,4 +218,7 @@ def wait_for_placement(group: Any, needs: str, seconds: float) -> None:
         if time.monotonic() > deadline:
             total = ray.cluster_resources()  # type: ignore[no-untyped-call]
             has = ", ".join(f"{total.get(k, 0):g} {k}" for k in ("CPU", "GPU"))
-            raise ConfigError(f"the Ray cluster has no place for this run: it needs {needs}; the cluster has {has}")
+            raise ConfigError(
+                f"the Ray cluster has no place for this run: it needs {needs}; the cluster has {has}: use fewer "
+                "--stages or --threads, or more machines"
+            )

@@ -95,7 +95,7 @@ class RayRun:
         bundles = [{"CPU": 2 * SMALL_CPUS, **more}]
         bundles += [{"CPU": self._cpus(j) + SMALL_CPUS, **more} for j in self._numbers]
         self._group = placement_group(bundles, strategy="PACK")
-        needs = f"{sum(b['CPU'] for b in bundles):g} CPU" + (" and 1 GPU" if gpu else "")
+        needs = f"{math.ceil(sum(b['CPU'] for b in bundles))} CPU" + (" and 1 GPU" if gpu else "")
         wait_for_placement(self._group, needs, PLACEMENT_LIMIT_S)
 
     def _cpus(self, stage: int) -> float:
