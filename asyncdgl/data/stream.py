@@ -60,7 +60,7 @@ def crop_and_flip(x: NDArray[np.uint8], random: np.random.Generator) -> NDArray[
     flip = random.integers(0, 2, count).astype(bool)
     places = np.lib.stride_tricks.sliding_window_view(padded, (height, width, channels), axis=(1, 2, 3))
     cropped: NDArray[np.uint8] = places[np.arange(count), top, left, 0]
-    cropped[flip] = cropped[flip, :, ::-1]
+    cropped[flip] = np.take(cropped[flip], np.arange(width)[::-1], axis=2)  # faster than a slice backwards
     return cropped
 
 

@@ -1,7 +1,8 @@
 """`sim` and a bare PyTorch loop of the same updates in one process, some batches each in turn.
 
 Each line on standard input is an algorithm and how often each makes a few batches; the answer is the two times in
-seconds, `sim` first. `sim` reads the data stream and writes its trace; the bare loop has its batches ready.
+seconds, `sim` first. `sim` reads the data stream and writes its trace; the bare loop has its batches ready. Neither
+evaluates.
 """
 
 from __future__ import annotations
@@ -116,7 +117,8 @@ def main() -> None:
     for line in sys.stdin:
         algorithm, turns = line.split()
         if algorithm not in sides:
-            config = on_this_machine(parse_config({**tree, "algorithm": algorithm, "runtime": "sim", "epochs": 100}))
+            here = {"algorithm": algorithm, "runtime": "sim", "epochs": 100, "evaluation": {"every": 100}}
+            config = on_this_machine(parse_config({**tree, **here}))
             data = prepare(config.data)
             sides[algorithm] = Ours(config, data, Path(tempfile.mkdtemp())), Bare(config, data)
             for side in sides[algorithm]:

@@ -97,6 +97,14 @@ def ray_rates(config: Path, folder: Path) -> list[float]:
     return rates
 
 
+def beside(stepping: Answering, config: Path, folder: Path) -> tuple[list[float], list[float]]:
+    """Each stage's rate in a run, and alone: half before the run and half after, so that a drift meets both."""
+    before = stepping.ask(SECONDS / 2)
+    ours = ray_rates(config, folder)
+    after = stepping.ask(SECONDS / 2)
+    return ours, [(a + b) / 2 for a, b in zip(before, after, strict=True)]
+
+
 def until_last_stage_stepped(folder: Path) -> float:
     """Seconds from the command to the first update of stage 4 in the trace."""
     with tempfile.TemporaryDirectory(dir=folder) as out:
@@ -172,14 +180,14 @@ def measure(data: Path, folder: Path) -> dict[str, Any]:
     stream = Answering("stream.py", six)
     microbatches = {n: pipelining.ask(2.0, n) for n in (2, 4, 8)}
     best = max(microbatches, key=lambda n: microbatches[n])
-    raw: dict[str, list[Any]] = {name: [] for name in ("two", "stepping2", "six", "stepping6", "pipelining")}
+    raw: dict[str, list[Any]] = {name: [] for name in ("two", "stepping two", "six", "stepping six", "pipelining")}
     raw |= {name: [] for name in ("sync-dgl", "backprop", "usual", "stream", "start", "bare start")}
     for repetition in range(REPETITIONS):
-        raw["two"].append(ray_rates(two, folder))
-        raw["stepping2"].append(stepping2.ask(SECONDS))
+        for name, path, stepping in (("two", two, stepping2), ("six", six, stepping6)):
+            ours, alone = beside(stepping, path, folder)
+            raw[name].append(ours)
+            raw[f"stepping {name}"].append(alone)
         raw["pipelining"].append(pipelining.ask(SECONDS, best))
-        raw["six"].append(ray_rates(six, folder))
-        raw["stepping6"].append(stepping6.ask(SECONDS))
         for algorithm in ("sync-dgl", "backprop"):
             raw[algorithm].append(in_turn.ask(algorithm, TURNS))
         raw["usual"].append(usual.ask(SECONDS))
@@ -195,8 +203,8 @@ def measure(data: Path, folder: Path) -> dict[str, Any]:
         zip(
             BOUNDS,
             (
-                [min(r) / min(s) for r, s in zip(raw["two"], raw["stepping2"], strict=True)],
-                [sum(r) / sum(s) for r, s in zip(raw["six"], raw["stepping6"], strict=True)],
+                [min(r) / min(s) for r, s in zip(raw["two"], raw["stepping two"], strict=True)],
+                [sum(r) / sum(s) for r, s in zip(raw["six"], raw["stepping six"], strict=True)],
                 [min(r) * batch / p for r, p in zip(raw["two"], raw["pipelining"], strict=True)],
                 [bare / ours for ours, bare in raw["sync-dgl"]],
                 [bare / ours for ours, bare in raw["backprop"]],
