@@ -15,6 +15,7 @@ from asyncdgl.cli.environment import describe_environment
 from asyncdgl.cli.signals import Interrupted, Signals
 from asyncdgl.errors import ConfigError, ReplayMismatch
 from asyncdgl.rundir import Run
+from asyncdgl.runtime.machine import visible_gpus
 from asyncdgl.study.labels import threads_of_stages
 
 SHOW_EVERY_S = 0.2
@@ -31,7 +32,7 @@ def replay(run_dir: Path) -> int:
     from asyncdgl.study.report_read import read_checked_run
 
     run = read_checked_run(run_dir)
-    if run.config.device == "cuda" and not Path("/dev/nvidia0").exists():
+    if run.config.device == "cuda" and not visible_gpus():
         raise ConfigError(f"{run_dir} computed on a GPU, and this machine has none: its bits can't be repeated here")
     from asyncdgl.data.cache import prepare
     from asyncdgl.runtime.base import open_dataset

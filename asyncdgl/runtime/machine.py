@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from itertools import takewhile
 from pathlib import Path
 
 from asyncdgl.config import RunConfig
 from asyncdgl.errors import ConfigError
 from asyncdgl.nets.shape import block_shapes
+
+DEVICES = Path("/dev")
 
 FAST_BF16 = {"amx_bf16", "avx512_bf16"}
 """CPUs that multiply bfloat16 faster than float32; others emulate it."""
@@ -23,7 +26,7 @@ def on_this_machine(config: RunConfig) -> RunConfig:
     Raises:
         ConfigError: a GPU is asked for, and there is none.
     """
-    has_gpu = os.path.exists("/dev/nvidia0")
+    has_gpu = visible_gpus() > 0
     if config.device == "cuda" and not has_gpu and config.ray.address is None and "RAY_ADDRESS" not in os.environ:
         raise ConfigError("device cuda: this machine has no NVIDIA GPU; use --device cpu")
     device = ("cuda" if has_gpu else "cpu") if config.device == "auto" else config.device
@@ -34,6 +37,15 @@ def on_this_machine(config: RunConfig) -> RunConfig:
     if data.data_dir is not None:
         data = data.model_copy(update={"data_dir": os.path.abspath(data.data_dir)})
     return config.model_copy(update={"device": device, "precision": precision, "data": data})
+
+
+def visible_gpus() -> int:
+    """NVIDIA GPUs that this process may use, without torch, which takes seconds to import."""
+    here = len(list(DEVICES.glob("nvidia[0-9]*")))
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if listed is None:
+        return here
+    return min(here, len(list(takewhile(lambda name: name.strip() not in ("", "-1"), listed.split(",")))))
 
 
 def bf16_gains(config: RunConfig, flags: set[str]) -> bool:

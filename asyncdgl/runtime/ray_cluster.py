@@ -23,6 +23,7 @@ import psutil
 from asyncdgl.config import RunConfig
 from asyncdgl.errors import ConfigError
 from asyncdgl.runtime.guardian import start_guardian
+from asyncdgl.runtime.machine import visible_gpus
 
 PROBE_S = 2.0
 LOCAL_MARK = "ASYNCDGL_LOCAL_CLUSTER"
@@ -99,7 +100,7 @@ def ray_cluster(config: RunConfig, empty_dir: Path) -> Iterator[None]:
     if SHARED_MEMORY.is_dir():  # a store larger than that moves to the disk
         store = max(LEAST_STORE_BYTES, min(store, int(0.9 * shutil.disk_usage(SHARED_MEMORY).free)))
     cpus = math.ceil(config.stages * (1 + SMALL_CPUS) + 2 * SMALL_CPUS)
-    with local_cluster(cpus, 1 if config.device == "cuda" else 0, store, empty_dir):
+    with local_cluster(cpus, visible_gpus() if config.device == "cuda" else 0, store, empty_dir):
         yield
 
 

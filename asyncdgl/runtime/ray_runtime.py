@@ -27,6 +27,9 @@ CHUNK_S = 0.5
 CHUNKS_AHEAD = 2
 """Chunks that a stage has been asked for: it goes on with the next while the driver reads the last."""
 
+EVALUATOR_GPU = 0.05
+"""What the evaluator asks for of a GPU that stages use: Ray counts shares, it does not enforce them."""
+
 POLL_S = 0.2
 START_LIMIT_S = 180.0
 PLACEMENT_LIMIT_S = 20.0
@@ -73,9 +76,7 @@ class RayRun:
             StageFailed: one of them died, or runs another asyncdgl than this process.
         """
         config = self._config
-        # One GPU for all: the stages and the evaluator. Rounded down, or the last would have no place.
-        gpu = math.floor(1000 / (len(self._numbers) + 1)) / 1000 if config.device == "cuda" else 0.0
-        self._place(gpu)
+        gpu, evaluator_gpu = self._place()
         self._pace = self._actor(PaceActor, 0, SMALL_CPUS).remote(config)
         pending = {"the pace keeper": self._pace.hello.remote()}
         for j in self._numbers:  # in pipeline order, since a machine starts only a few processes at a time
@@ -86,17 +87,23 @@ class RayRun:
             upstream, downstream = self._buffers.get(j - 1), self._buffers.get(j)
             self._stages[j] = actor.remote(config, self._data, j, upstream, downstream, self._pace)
             pending[f"stage {j}"] = self._stages[j].hello.remote()
-        self._evaluator = self._actor(EvaluationActor, 0, SMALL_CPUS, gpu).remote(config, self._data)
+        self._evaluator = self._actor(EvaluationActor, 0, SMALL_CPUS, evaluator_gpu).remote(config, self._data)
         pending["the evaluator"] = self._evaluator.hello.remote()
         self._greet(pending)
 
-    def _place(self, gpu: float) -> None:
-        more = {"GPU": gpu} if gpu else {}
-        bundles = [{"CPU": 2 * SMALL_CPUS, **more}]
-        bundles += [{"CPU": self._cpus(j) + SMALL_CPUS, **more} for j in self._numbers]
+    def _place(self) -> tuple[float, float]:
+        """Returns what of a GPU a stage gets, and the evaluator."""
+        gpu, evaluator_gpu = 0.0, 0.0
+        if self._config.device == "cuda":
+            there = int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
+            gpu, evaluator_gpu = gpu_share(len(self._numbers), max(1, there)), EVALUATOR_GPU
+        bundles = [{"CPU": 2 * SMALL_CPUS, "GPU": evaluator_gpu}]
+        bundles += [{"CPU": self._cpus(j) + SMALL_CPUS, "GPU": gpu} for j in self._numbers]
+        needs = " and ".join(f"{math.ceil(sum(b[k] for b in bundles))} {k}" for k in ("CPU", "GPU") if bundles[0][k])
+        bundles = [{k: amount for k, amount in bundle.items() if amount} for bundle in bundles]
         self._group = placement_group(bundles, strategy="PACK")
-        needs = f"{math.ceil(sum(b['CPU'] for b in bundles))} CPU" + (" and 1 GPU" if gpu else "")
         wait_for_placement(self._group, needs, PLACEMENT_LIMIT_S)
+        return gpu, evaluator_gpu
 
     def _cpus(self, stage: int) -> float:
         """What a stage asks for: on a cluster its threads, less what the buffers and the actors beside it take."""
@@ -269,6 +276,12 @@ class RayRun:
                 named = f"the process of {dead} died" if dead else "a process that it uses died"
                 raise StageFailed(f"{who}, {doing}: {named} ({_first_line(cause)})", dead or who) from None
             raise StageFailed(f"{who}, {doing}: {type(cause).__name__}: {_first_line(cause)}", who) from error
+
+
+def gpu_share(stages: int, gpus: int) -> float:
+    """What each stage asks for, so that as few as can be share a GPU, and the evaluator has a place beside them."""
+    on_one = math.ceil(stages / gpus)
+    return math.floor(1000 * (1 - EVALUATOR_GPU) / on_one) / 1000  # rounded down, or the last would have no place
 
 
 def _left(deadline: float) -> float:

@@ -17,6 +17,7 @@ from asyncdgl.runtime.simulator import Simulation
 from asyncdgl.trace import PassRecord
 
 LOGICAL_CPUS = 16  # what the actors ask for, not what the machine has
+LOGICAL_GPUS = 3  # what is asked for, too: no test computes on one
 STORE_BYTES = 500_000_000
 
 
@@ -57,7 +58,7 @@ def make_config(tree: dict[str, Any]) -> RunConfig:
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with local_cluster(LOGICAL_CPUS, 0, STORE_BYTES, tmp_path_factory.mktemp("empty")):
+    with local_cluster(LOGICAL_CPUS, LOGICAL_GPUS, STORE_BYTES, tmp_path_factory.mktemp("empty")):
         yield
 
 

@@ -1,11 +1,11 @@
-"""What `auto` comes to: bfloat16 where the hardware is fast at it and the network large enough to gain."""
+"""What this machine has, and what `auto` comes to on it."""
 
 from __future__ import annotations
 
 import pytest
 
 from asyncdgl.config_file import parse_config
-from asyncdgl.runtime.machine import bf16_gains
+from asyncdgl.runtime.machine import bf16_gains, visible_gpus
 
 LARGE = {"data": {"dataset": "cifar10"}, "model": {"width": 32}}
 
@@ -26,3 +26,26 @@ LARGE = {"data": {"dataset": "cifar10"}, "model": {"width": 32}}
 )
 def test_bfloat16_on_a_cpu(tree, flags, gains) -> None:
     assert bf16_gains(parse_config(tree), flags) is gains
+
+
+@pytest.mark.parametrize(
+    ("devices", "listed", "gpus"),
+    [
+        pytest.param([], None, 0, id="none"),
+        pytest.param(["nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"], None, 2, id="two"),
+        pytest.param(["nvidia3"], None, 1, id="the-fourth-in-a-container"),
+        pytest.param(["nvidia0", "nvidia1"], "1", 1, id="one-allowed"),
+        pytest.param(["nvidia0", "nvidia1"], "", 0, id="none-allowed"),
+        pytest.param(["nvidia0", "nvidia1"], "-1", 0, id="minus-one-is-none"),
+        pytest.param(["nvidia0", "nvidia1"], "0,-1,1", 1, id="what-follows-minus-one-does-not-count"),
+        pytest.param([], "0,1", 0, id="listed-but-not-there"),
+    ],
+)
+def test_gpus_that_a_process_may_use(devices, listed, gpus, tmp_path, monkeypatch) -> None:
+    for name in devices:
+        (tmp_path / name).touch()
+    monkeypatch.setattr("asyncdgl.runtime.machine.DEVICES", tmp_path)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if listed is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", listed)
+    assert visible_gpus() == gpus

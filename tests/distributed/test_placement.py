@@ -1,0 +1,49 @@
+"""Where the actors of a run find their place on the GPUs that a cluster says it has."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from asyncdgl.config_file import parse_config
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(("stages", "most"), [(1, 1), (2, 1), (3, 1), (4, 2), (6, 2), (7, 3)])
+def test_as_few_stages_as_can_be_share_a_gpu(stages, most, cluster, digits_folder, make_recorder) -> None:
+    """Three GPUs; the evaluator beside them has a place too."""
+    import ray
+
+    from asyncdgl.runtime.ray_runtime import RayRun
+
+    class Where:
+        """An actor that says which GPUs it was given; defined here, since no worker can import a test."""
+
+        def gpus(self) -> list[int]:
+            return ray.get_gpu_ids()
+
+    tree = {"runtime": "ray", "device": "cuda", "stages": stages, "model": {"blocks": 7}}
+    run = RayRun(parse_config(tree), digits_folder, make_recorder())
+    try:
+        gpu, evaluator_gpu = run._place()
+        shares = {0: evaluator_gpu, **dict.fromkeys(range(1, stages + 1), gpu)}
+        actors = [run._actor(Where, bundle, 0.01, share).remote() for bundle, share in shares.items()]
+        given = ray.get([actor.gpus.remote() for actor in actors], timeout=100)
+    finally:
+        run.close()
+    assert [len(gpus) for gpus in given] == [1] * (stages + 1)
+    assert max(Counter(gpus[0] for gpus in given[1:]).values()) == most
+
+
+@pytest.mark.ray
+def test_more_cpus_than_there_are_is_an_error_that_says_so(cluster, digits_folder, make_recorder, monkeypatch) -> None:
+    from asyncdgl.errors import ConfigError
+    from asyncdgl.runtime import ray_runtime
+
+    monkeypatch.setattr(ray_runtime, "PLACEMENT_LIMIT_S", 1.0)
+    config = parse_config({"runtime": "ray", "stages": 20, "model": {"blocks": 20}})
+    run = ray_runtime.RayRun(config, digits_folder, make_recorder())
+    with pytest.raises(ConfigError, match=r"it needs 19 CPU; the cluster has 16 CPU, 3 GPU: use fewer --stages"):
+        run.start()
+    run.close()
