@@ -77,30 +77,32 @@ class Bare:
     """The same networks, optimizer and precision in a plain loop."""
 
     def __init__(self, config: RunConfig, data: Path) -> None:
-        self.nets = [nn.ModuleList(net).to(memory_format=torch.channels_last) for net in make_networks(config, 3, 10)]
+        nets = [nn.ModuleList(net) for net in make_networks(config, 3, 10)]
+        self.nets = [net.to(device=config.device, memory_format=torch.channels_last) for net in nets]
         self.optimizers = [
             torch.optim.SGD(net.parameters(), 0.1, momentum=0.9, weight_decay=5e-4, fused=True) for net in self.nets
         ]
         stream = make_stream(config, open_dataset(config, data))
-        self.batches = [stream.get(n) for n in range(20)]
+        batches = [stream.get(n) for n in range(20)]
+        self.batches = [(batch.x.to(config.device), batch.y.to(config.device)) for batch in batches]
+        self.device = config.device
         self.bf16, self.number = config.precision == "bf16", 0
 
     def train(self, batches: int) -> None:
         """So many batches."""
         for _ in range(batches):
-            batch = self.batches[self.number % len(self.batches)]
+            x, y = self.batches[self.number % len(self.batches)]
             self.number += 1
-            x = batch.x
             for (module, aux), optimizer in zip(self.nets, self.optimizers, strict=True):
-                with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.bf16):
+                with torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.bf16):
                     output = module(x)
                     scores = aux(output)
-                    loss = cross_entropy(scores, batch.y)
+                    loss = cross_entropy(scores, y)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
                 loss.item()
-                (scores.argmax(1) == batch.y).sum().item()
+                (scores.argmax(1) == y).sum().item()
                 x = output.detach()
 
 
@@ -118,7 +120,9 @@ def main() -> None:
         algorithm, turns = line.split()
         if algorithm not in sides:
             here = {"algorithm": algorithm, "runtime": "sim", "epochs": 100, "evaluation": {"every": 100}}
-            config = on_this_machine(parse_config({**tree, **here}))
+            unused = {"aux"} if algorithm == "backprop" else set()
+            model = {key: value for key, value in tree.get("model", {}).items() if key not in unused}
+            config = on_this_machine(parse_config({**tree, **here, "model": model}))
             data = prepare(config.data)
             sides[algorithm] = Ours(config, data, Path(tempfile.mkdtemp())), Bare(config, data)
             for side in sides[algorithm]:

@@ -81,11 +81,11 @@ def subset(source: Path, folder: Path, train: int, test: int) -> Path:
     return folder
 
 
-def ray_rates(config: Path, folder: Path) -> list[float]:
+def rates_of_run(config: Path, folder: Path) -> list[float]:
     """Updates per second of each stage of a run, while all train."""
     with tempfile.TemporaryDirectory(dir=folder) as out:
         path = Path(out) / "run"
-        command = ["asyncdgl", "run", "--config", str(config), "--runtime", "ray", "--out", str(path)]
+        command = ["asyncdgl", "run", "--config", str(config), "--out", str(path)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         passes = read_run(path).passes
     begin = max(made[0].start_s for made in passes.values()) + SETTLES_S
@@ -100,7 +100,7 @@ def ray_rates(config: Path, folder: Path) -> list[float]:
 def beside(stepping: Answering, config: Path, folder: Path) -> tuple[list[float], list[float]]:
     """Each stage's rate in a run, and alone: half before the run and half after, so that a drift meets both."""
     before = stepping.ask(SECONDS / 2)
-    ours = ray_rates(config, folder)
+    ours = rates_of_run(config, folder)
     after = stepping.ask(SECONDS / 2)
     return ours, [(a + b) / 2 for a, b in zip(before, after, strict=True)]
 
