@@ -172,8 +172,8 @@ class RayConfig(_Part):
         Discriminator(_form),
     ] = Field(
         default=None,
-        description="CPU threads of stage 1 … J, instead of threads; cost: all cores, more for slower stages, by times "
-        "measured here",
+        description="CPU threads of stage 1 … J, instead of threads, which the evaluator keeps; cost: all cores, more "
+        "for slower stages, by times measured here",
     )
 
 

@@ -10,6 +10,7 @@ from asyncdgl.cli.display import console
 from asyncdgl.cli.memory import buffer_bytes, megabytes, usable_bytes
 from asyncdgl.config import RunConfig
 from asyncdgl.config_file import dump_config
+from asyncdgl.study.labels import threads_of_stages
 
 
 def show_dry_run(config: RunConfig) -> None:
@@ -60,12 +61,14 @@ def show_dry_run(config: RunConfig) -> None:
             f"{measured.updates_per_second * config.batch_size:.0f} images/s, {measured.efficiency:.0%} of the stages' "
             "time computing"
         )
+    if isinstance(config.ray.threads, tuple):
+        out.print(f"CPU: {threads_of_stages(config)}")
     sizes = buffer_bytes(config)
     if sizes:
         each = ", ".join(megabytes(size) for size in sizes)
         out.print(
             f"Replay buffers, {config.buffer.size} mini-batches each: {each}; together {megabytes(sum(sizes))} "
-            f"of the {megabytes(usable_bytes())} that this machine can give"
+            f"of the {megabytes(usable_bytes(config))} that this machine can give"
         )
     else:
         out.print("No replay buffers.")

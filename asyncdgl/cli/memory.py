@@ -21,8 +21,13 @@ def buffer_bytes(config: RunConfig) -> list[int]:
     return [count * size for count, size in zip(counts, sizes, strict=True)]
 
 
-def usable_bytes() -> int:
-    """Memory that the buffers may take on this machine."""
+def usable_bytes(config: RunConfig) -> int:
+    """Memory that the buffers may take: this machine's, or its GPU's where entries stay there."""
+    if config.device == "cuda" and config.runtime != "ray":
+        import torch
+
+        free, _ = torch.cuda.mem_get_info()
+        return int(free * SHARE_OF_MEMORY)
     return int(psutil.virtual_memory().available * SHARE_OF_MEMORY)
 
 
@@ -34,7 +39,7 @@ def check_memory(config: RunConfig) -> None:
     """
     if not config.has_tensors:
         return
-    need, usable = sum(buffer_bytes(config)), usable_bytes()
+    need, usable = sum(buffer_bytes(config)), usable_bytes(config)
     if need <= usable:
         return
     one_each = sum(entry_bytes(config, config.precision == "bf16"))

@@ -42,7 +42,8 @@ def replay(run_dir: Path) -> int:
     differences = environment_differences(run.environment, here)
     signals = Signals()
     signals.install()
-    with signals.deferred(), signals.unhurried():  # nothing is lost by waiting for the pass under way
+    signals.disarm()  # nothing is lost by waiting for the pass under way
+    with signals.deferred():
         return _replay(run, data, differences, signals)
 
 

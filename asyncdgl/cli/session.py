@@ -90,10 +90,11 @@ class Session:
 
     def _measure_stages(self, data: Path | None) -> None:
         """What ``cost`` leaves open is decided, so that a repeat has the same stages and threads."""
+        from asyncdgl.runtime.balance import decide, open_questions
+
         config = self._config
-        if data is None or (config.model.balance != "cost" and config.ray.threads != "cost"):
+        if data is None or not any(open_questions(config)):
             return
-        from asyncdgl.runtime.balance import decide
         from asyncdgl.runtime.base import set_up_torch
 
         click.echo("measuring the stages' cost")
@@ -131,14 +132,14 @@ class Session:
                 self._remove_run_dir()
                 raise
             except BaseException as error:
-                if self._end is None:  # Ray did not start
+                if self._end is None:  # before training began
                     self._conclude(error)
         assert self._end is not None
-        with self._signals.unhurried():
-            self._writer.close()
-            if self._end.code == 0:
-                self._draw()
-            self._report(self._end)
+        self._signals.disarm()
+        self._writer.close()
+        if self._end.code == 0:
+            self._draw()
+        self._report(self._end)
         return self._end.code
 
     @contextlib.contextmanager

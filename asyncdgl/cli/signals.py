@@ -95,11 +95,15 @@ class Signals:
     @contextlib.contextmanager
     def unhurried(self) -> Iterator[None]:
         """Work that can't hang: the main thread may take the time that it needs."""
-        self._unhurried.set()
+        self.disarm()
         try:
             yield
         finally:
             self._unhurried.clear()
+
+    def disarm(self) -> None:
+        """From now on nothing can hang."""
+        self._unhurried.set()
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from asyncdgl.cli.display import console
 from asyncdgl.cli.signals import Interrupted, Signals
+from asyncdgl.config import RunConfig
 from asyncdgl.config_file import parse_assignment, set_key
 from asyncdgl.defaults import available_cores
 from asyncdgl.errors import ConfigError
@@ -71,7 +72,8 @@ def sweep(
         _check_cluster(address, missing)
     signals = Signals()
     signals.install()
-    with signals.deferred(), signals.unhurried():  # the runs under way may take their time to end
+    signals.disarm()  # the runs under way may take their time to end
+    with signals.deferred():
         _prepare(wanted, sweep_file, folder, store, assignments)
         code = _make(missing, store, jobs, address, signals)
         results = read_sweep(folder)
@@ -88,8 +90,16 @@ def sweep(
 
 def _jobs_here(runs: list[SweepRun]) -> int:
     """As many as keep the cores busy."""
-    threads = max((r.config.threads * (r.config.stages if r.config.runtime == "ray" else 1) for r in runs), default=1)
-    return max(1, available_cores() // threads)
+    return max(1, available_cores() // max((threads_in_all(run.config) for run in runs), default=1))
+
+
+def threads_in_all(config: RunConfig) -> int:
+    """CPU threads that a run computes with, its processes together."""
+    if config.runtime != "ray":
+        return config.threads
+    if config.ray.threads == "cost":
+        return available_cores()
+    return sum(config.threads_of(j) for j in range(1, config.stages + 1))
 
 
 def _prepare(wanted: Sweep, sweep_file: Path, folder: Path, store: RunStore, assignments: Sequence[str]) -> None:

@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from asyncdgl.config import ModelConfig, RunConfig
 from asyncdgl.defaults import available_cores
+from asyncdgl.errors import ConfigError
+from asyncdgl.runtime.machine import visible_gpus
+from asyncdgl.runtime.ray_cluster import wanted_address
 
 if TYPE_CHECKING:
     from asyncdgl.batch import ActivationBatch
@@ -68,6 +71,25 @@ def balance(config: RunConfig, channels: int, classes: int, check: Callable[[], 
     return Balance(tuple(last for _, last in parts[:-1]), tuple(measured(part) for part in parts))
 
 
+def open_questions(config: RunConfig) -> tuple[bool, bool]:
+    """Whether the cut and the threads are still to be decided by cost.
+
+    Raises:
+        ConfigError: this machine's times or cores can't decide them.
+    """
+    cuts = config.model.balance == "cost" and config.model.cut is None and config.trained_stages > 1
+    shares = config.runtime == "ray" and config.ray.threads == "cost"
+    if (cuts or shares) and config.device == "cuda" and not visible_gpus():
+        raise ConfigError("model.balance cost measures here, and this machine has no NVIDIA GPU: give model.cut")
+    if shares and config.device == "cuda":
+        raise ConfigError("ray.threads cost shares out CPU cores, but the stages compute on a GPU: leave it away")
+    if shares and wanted_address(config.ray.address) is not None:
+        raise ConfigError(
+            "ray.threads cost shares out this machine's cores: on a cluster give a list, one for each stage"
+        )
+    return cuts, shares
+
+
 def decide(
     config: RunConfig, channels: int, classes: int, check: Callable[[], None] = lambda: None
 ) -> tuple[RunConfig, Balance | None]:
@@ -75,18 +97,19 @@ def decide(
 
     Returns:
         The configuration, and the times; None where nothing was open.
+
+    Raises:
+        ConfigError: see ``open_questions``.
     """
-    cuts = config.model.balance == "cost" and config.model.cut is None and config.trained_stages > 1
-    shares = config.runtime == "ray" and config.ray.threads == "cost"
+    cuts, shares = open_questions(config)
     if not cuts and not shares:
         return config, None
-    if not cuts:
-        config = with_cut(config, tuple(last for _, last in parts_of(config.model, config.stages)[:-1]))
-    found = balance(config, channels, classes, check)
+    given = tuple(last for _, last in parts_of(config.model, config.stages)[:-1])
+    found = balance(config if cuts else with_cut(config, given), channels, classes, check)
     if shares:
         threads = share_out(available_cores(), found.pass_seconds)
         config = config.model_copy(update={"ray": config.ray.model_copy(update={"threads": threads})})
-    return with_cut(config, found.cut), found
+    return with_cut(config, found.cut) if cuts else config, found
 
 
 def parts_of(model: ModelConfig, stages: int) -> list[Part]:

@@ -45,7 +45,10 @@ def visible_gpus() -> int:
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if listed is None:
         return here
-    return min(here, len(list(takewhile(lambda name: name.strip() not in ("", "-1"), listed.split(",")))))
+    names = (name.strip() for name in listed.split(","))
+    # As CUDA reads it: what is none ends the list. Names of another kind than numbers are taken for GPUs that are here.
+    known = takewhile(lambda name: int(name) < here if name.isdecimal() else name not in ("", "-1"), names)
+    return min(here, len(list(known)))
 
 
 def bf16_gains(config: RunConfig, flags: set[str]) -> bool:

@@ -16,7 +16,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from asyncdgl.config import RunConfig
-from asyncdgl.errors import StageFailed
+from asyncdgl.errors import ConfigError, StageFailed
 from asyncdgl.metrics import EvaluationSchedule, StageEnd
 from asyncdgl.runtime.base import Observer, Outcome, evaluation_line
 from asyncdgl.runtime.ray_actors import BufferActor, EvaluationActor, PaceActor, hello
@@ -29,6 +29,9 @@ CHUNKS_AHEAD = 2
 
 EVALUATOR_GPU = 0.05
 """What the evaluator asks for of a GPU that stages use: Ray counts shares, it does not enforce them."""
+
+_BESIDE_A_STAGE = 3 * SMALL_CPUS
+"""What the buffers and the actors beside the stages take, so that J stages of one thread fit on J CPUs."""
 
 POLL_S = 0.2
 START_LIMIT_S = 180.0
@@ -93,22 +96,36 @@ class RayRun:
 
     def _place(self) -> tuple[float, float]:
         """Returns what of a GPU a stage gets, and the evaluator."""
-        gpu, evaluator_gpu = 0.0, 0.0
-        if self._config.device == "cuda":
-            there = int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
-            gpu, evaluator_gpu = gpu_share(len(self._numbers), max(1, there)), EVALUATOR_GPU
+        if self._config.device != "cuda":
+            self._wait_for_place(0.0, 0.0)
+            return 0.0, 0.0
+        gpus = max(1, int(ray.cluster_resources().get("GPU", 0)))  # type: ignore[no-untyped-call]
+        count = len(self._numbers)
+        on_one = math.ceil(count / gpus)
+        try:
+            self._wait_for_place(gpu_share(on_one), EVALUATOR_GPU)
+        except ConfigError:
+            if on_one == count:
+                raise
+            self._observer.noticed("others use the GPUs: all stages on one")
+            remove_placement_group(self._group)
+            on_one = count
+            self._wait_for_place(gpu_share(on_one), EVALUATOR_GPU)
+        return gpu_share(on_one), EVALUATOR_GPU
+
+    def _wait_for_place(self, gpu: float, evaluator_gpu: float) -> None:
         bundles = [{"CPU": 2 * SMALL_CPUS, "GPU": evaluator_gpu}]
         bundles += [{"CPU": self._cpus(j) + SMALL_CPUS, "GPU": gpu} for j in self._numbers]
-        needs = " and ".join(f"{math.ceil(sum(b[k] for b in bundles))} {k}" for k in ("CPU", "GPU") if bundles[0][k])
+        needs = f"{sum(round(self._cpus(j) + _BESIDE_A_STAGE) for j in self._numbers)} CPU"
+        needs += f" and {math.ceil(sum(b['GPU'] for b in bundles))} GPU" if gpu else ""
         bundles = [{k: amount for k, amount in bundle.items() if amount} for bundle in bundles]
         self._group = placement_group(bundles, strategy="PACK")
         wait_for_placement(self._group, needs, PLACEMENT_LIMIT_S)
-        return gpu, evaluator_gpu
 
     def _cpus(self, stage: int) -> float:
-        """What a stage asks for: on a cluster its threads, less what the buffers and the actors beside it take."""
+        """What a stage asks for: on a cluster that it joins, its threads."""
         joined = wanted_address(self._config.ray.address) is not None
-        return (self._config.threads_of(stage) if joined else 1) - 3 * SMALL_CPUS
+        return (self._config.threads_of(stage) if joined else 1) - _BESIDE_A_STAGE
 
     def _actor(self, cls: type, bundle: int, cpus: float, gpus: float = 0.0) -> Any:
         """The class as an actor in a bundle: bundle 0 is beside, bundle j holds stage j and the buffer it reads."""
@@ -278,9 +295,8 @@ class RayRun:
             raise StageFailed(f"{who}, {doing}: {type(cause).__name__}: {_first_line(cause)}", who) from error
 
 
-def gpu_share(stages: int, gpus: int) -> float:
-    """What each stage asks for, so that as few as can be share a GPU, and the evaluator has a place beside them."""
-    on_one = math.ceil(stages / gpus)
+def gpu_share(on_one: int) -> float:
+    """What each of so many stages on one GPU asks for, so that the evaluator has a place beside them."""
     return math.floor(1000 * (1 - EVALUATOR_GPU) / on_one) / 1000  # rounded down, or the last would have no place
 
 

@@ -95,5 +95,5 @@ def setting_label(key: str, value: Any) -> str:
 def threads_of_stages(config: RunConfig) -> str:
     """How many, in words."""
     if isinstance(config.ray.threads, tuple):
-        return f"{', '.join(map(str, config.ray.threads))} threads for stages 1 to {config.stages}"
+        return f"{', '.join(map(str, config.ray.threads))} threads, stage by stage"
     return f"{config.threads} {'thread' if config.threads == 1 else 'threads'} for each stage"

@@ -220,7 +220,7 @@ def run_key(config: RunConfig) -> str:
     if config.runtime != "sim":
         tree["pace"] = config.pace
     if config.runtime == "ray" and config.ray.threads is not None:
-        tree["threads"] = config.ray.threads
+        tree["ray_threads"] = config.ray.threads
     if config.runtime == "virtual":
         tree["virtual"] = config.virtual.model_dump(mode="json")
     stages = range(1, config.trained_stages + 1)

@@ -234,6 +234,15 @@ def test_a_cut_by_cost_is_measured_once_and_then_kept(cwd: Path) -> None:
     assert hashes[0] == hashes[1]
 
 
+def test_threads_by_cost_are_shown_and_then_kept(cwd: Path) -> None:
+    small = ("--stages", "2", "--epochs", "1", "--width", "2", "--set", "ray.threads=cost")
+    shown = ask("run", "--dry-run", *small)
+    assert shown.code == 0
+    assert "Training pass of each stage, measured: " in shown.stdout
+    assert re.search(r"CPU: \d+, \d+ threads, stage by stage", shown.stdout)
+    assert list(cwd.iterdir()) == []
+
+
 def test_dry_run_prints_what_a_run_would_be_and_creates_nothing(cwd: Path) -> None:
     answer = ask("run", "--dry-run", "--delay-profile", "slow_stage2", "--seed", "7", "--out", "o")
     assert answer.code == 0

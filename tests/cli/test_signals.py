@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import psutil
 import pytest
 
 from asyncdgl.cli.signals import ONE_SIGNAL_S
@@ -89,15 +90,18 @@ def test_a_run_that_is_stopped_while_it_leaves_ray_has_its_summary(start, tmp_pa
     """Ray takes a second to end, and a SIGTERM then ends the process without any handler."""
     tiny = ["--stages", "2", "--epochs", "1", "--batch-size", "256", "--width", "2", "--threads", "1", "--out", "o"]
     process = start(str(SCRIPT), "run", *tiny)
-    metrics, deadline = tmp_path / "o" / "metrics.jsonl", time.monotonic() + 150
-    while not (metrics.is_file() and '"final": true' in metrics.read_text()):
+    summary, deadline = tmp_path / "o" / "summary.json", time.monotonic() + 150
+    while not summary.is_file():
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    time.sleep(0.6)
+    ray_is_there = any(child.name() == "raylet" for child in psutil.Process(process.pid).children())
+    assert ray_is_there
+    time.sleep(0.5)
     process.terminate()
     process.communicate(timeout=100)
-    assert json.loads((tmp_path / "o" / "summary.json").read_text())["status"] == "completed"
+    assert process.returncode in (0, -signal.SIGTERM, 143)
+    assert json.loads(summary.read_text())["status"] == "completed"
 
 
 # --- The class itself -------------------------------------------------------------------------------------------------
@@ -145,6 +149,30 @@ with handler.deferred():
         print("at the check", flush=True)
         signals.end_process(stop.exit_code)
 """
+
+UNHURRIED = """\
+with handler.deferred():
+    with handler.unhurried():
+        print("ready", flush=True)
+        time.sleep(2.5)
+        print("whole", flush=True)
+    {then}
+    time.sleep({rest})
+print("to the end", flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("then", "rest", "code", "says"),
+    [("pass", 100, 143, "emergency 143"), ("handler.disarm()", 2.5, 0, "to the end")],
+    ids=["hurried-again", "disarmed"],
+)
+def test_what_cannot_hang_may_take_its_time(then, rest, code, says, start) -> None:
+    process = start(sys.executable, "-c", BUSY.format(grace=1.0, work=UNHURRIED.format(then=then, rest=rest)))
+    said(process, "ready")
+    process.send_signal(signal.SIGTERM)
+    stdout, _ = process.communicate(timeout=60)
+    assert (process.returncode, stdout) == (code, f"whole\n{says}\n")
 
 
 def test_an_echo_does_not_break_an_orderly_end(start) -> None:

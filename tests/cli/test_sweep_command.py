@@ -21,6 +21,8 @@ import psutil
 import pytest
 
 from asyncdgl.cli.main import main
+from asyncdgl.cli.sweep import threads_in_all
+from asyncdgl.config_file import parse_config
 from asyncdgl.study.execute import FAILED, MARK, WORK
 from asyncdgl.study.sweep import load_sweep
 
@@ -329,6 +331,21 @@ def test_no_run_outlives_a_sweep_that_is_killed(tmp_path) -> None:
         for pid in run_processes(tmp_path):
             os.kill(pid, signal.SIGKILL)
     assert kept(tmp_path / "sweeps" / "s" / "runs") == {}
+
+
+@pytest.mark.parametrize(
+    ("tree", "threads"),
+    [
+        ({"runtime": "sim", "threads": 2}, 2),
+        ({"runtime": "ray", "stages": 3, "threads": 2}, 6),
+        ({"runtime": "ray", "stages": 3, "threads": 2, "ray": {"threads": [1, 1, 2]}}, 4),
+        ({"runtime": "ray", "stages": 3, "threads": 2, "ray": {"threads": "cost"}}, 12),
+    ],
+)
+def test_what_a_run_takes_of_the_cores(tree, threads, monkeypatch) -> None:
+    """A sweep makes as many runs at a time as there are cores for."""
+    monkeypatch.setattr("asyncdgl.cli.sweep.available_cores", lambda: 12)
+    assert threads_in_all(parse_config(tree)) == threads
 
 
 # --- Wrong input ------------------------------------------------------------------------------------------------------

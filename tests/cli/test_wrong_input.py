@@ -23,7 +23,7 @@ from PIL import Image
 
 from asyncdgl import rundir
 from asyncdgl.cli.main import main
-from asyncdgl.cli.memory import check_memory
+from asyncdgl.cli.memory import buffer_bytes, check_memory
 from asyncdgl.config_file import parse_config
 from asyncdgl.data.decode import DECODERS
 from asyncdgl.errors import ConfigError, DataError
@@ -864,6 +864,17 @@ def test_a_buffer_size_that_is_said_to_fit_does(monkeypatch: pytest.MonkeyPatch)
     check_memory(parse_config({"runtime": "sim", "buffer": {"size": size}}))
     with pytest.raises(ConfigError):
         check_memory(parse_config({"runtime": "sim", "buffer": {"size": size + 1}}))
+
+
+def test_entries_that_stay_on_a_gpu_must_fit_there(monkeypatch) -> None:
+    config = parse_config({"runtime": "sim", "device": "cuda"})
+    need = sum(buffer_bytes(config))
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (2 * need, 10 * need))
+    check_memory(config)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (need, 10 * need))
+    with pytest.raises(ConfigError, match="this machine can give"):
+        check_memory(config)
+    check_memory(parse_config({"runtime": "ray", "device": "cuda"}))
 
 
 def test_an_address_that_takes_no_more_callers(

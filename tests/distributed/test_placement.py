@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 
 from asyncdgl.config_file import parse_config
 
 
-@pytest.mark.ray
-@pytest.mark.parametrize(("stages", "most"), [(1, 1), (2, 1), (3, 1), (4, 2), (6, 2), (7, 3)])
-def test_as_few_stages_as_can_be_share_a_gpu(stages, most, cluster, digits_folder, make_recorder) -> None:
-    """Three GPUs; the evaluator beside them has a place too."""
+@pytest.fixture
+def most_on_one(cluster, digits_folder, make_recorder) -> Callable[[int], int]:
+    """``most_on_one(stages)``: how many of a run's stages are on one GPU at most; its evaluator has a place too."""
     import ray
 
     from asyncdgl.runtime.ray_runtime import RayRun
@@ -23,17 +23,42 @@ def test_as_few_stages_as_can_be_share_a_gpu(stages, most, cluster, digits_folde
         def gpus(self) -> list[int]:
             return ray.get_gpu_ids()
 
-    tree = {"runtime": "ray", "device": "cuda", "stages": stages, "model": {"blocks": 7}}
-    run = RayRun(parse_config(tree), digits_folder, make_recorder())
+    def place(stages: int) -> int:
+        tree = {"runtime": "ray", "device": "cuda", "stages": stages, "model": {"blocks": 7}}
+        run = RayRun(parse_config(tree), digits_folder, make_recorder())
+        try:
+            gpu, evaluator_gpu = run._place()
+            shares = {0: evaluator_gpu, **dict.fromkeys(range(1, stages + 1), gpu)}
+            actors = [run._actor(Where, bundle, 0.01, share).remote() for bundle, share in shares.items()]
+            given = ray.get([actor.gpus.remote() for actor in actors], timeout=100)
+        finally:
+            run.close()
+        assert [len(gpus) for gpus in given] == [1] * (stages + 1)
+        return max(Counter(gpus[0] for gpus in given[1:]).values())
+
+    return place
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(("stages", "most"), [(1, 1), (2, 1), (3, 1), (4, 2), (6, 2), (7, 3)])
+def test_as_few_stages_as_can_be_share_a_gpu(stages, most, most_on_one) -> None:
+    """There are three."""
+    assert most_on_one(stages) == most
+
+
+@pytest.mark.ray
+def test_where_others_use_the_gpus_all_stages_share_one(most_on_one, monkeypatch) -> None:
+    import ray
+
+    from asyncdgl.runtime import ray_runtime
+
+    monkeypatch.setattr(ray_runtime, "PLACEMENT_LIMIT_S", 2.0)
+    others = ray.util.placement_group([{"GPU": 2}])
     try:
-        gpu, evaluator_gpu = run._place()
-        shares = {0: evaluator_gpu, **dict.fromkeys(range(1, stages + 1), gpu)}
-        actors = [run._actor(Where, bundle, 0.01, share).remote() for bundle, share in shares.items()]
-        given = ray.get([actor.gpus.remote() for actor in actors], timeout=100)
+        assert others.wait(timeout_seconds=60)
+        assert most_on_one(3) == 3
     finally:
-        run.close()
-    assert [len(gpus) for gpus in given] == [1] * (stages + 1)
-    assert max(Counter(gpus[0] for gpus in given[1:]).values()) == most
+        ray.util.remove_placement_group(others)
 
 
 @pytest.mark.ray
@@ -44,6 +69,6 @@ def test_more_cpus_than_there_are_is_an_error_that_says_so(cluster, digits_folde
     monkeypatch.setattr(ray_runtime, "PLACEMENT_LIMIT_S", 1.0)
     config = parse_config({"runtime": "ray", "stages": 20, "model": {"blocks": 20}})
     run = ray_runtime.RayRun(config, digits_folder, make_recorder())
-    with pytest.raises(ConfigError, match=r"it needs 19 CPU; the cluster has 16 CPU, 3 GPU: use fewer --stages"):
+    with pytest.raises(ConfigError, match=r"it needs 20 CPU; the cluster has 16 CPU, 3 GPU: use fewer --stages"):
         run.start()
     run.close()

@@ -97,13 +97,36 @@ def test_threads_by_cost(small_config, monkeypatch) -> None:
     small: dict[str, Any] = {"runtime": "ray", "stages": 3, "model": {"blocks": 6}}
     config, measured = decide(small_config(**small, ray={"threads": "cost"}), 1, 10)
     assert measured is not None
-    assert measured.cut == config.model.cut == (2, 4)
+    assert measured.cut == (2, 4)
+    assert config.model.cut is None, "nobody asked for a cut"
     assert config.ray.threads == share_out(5, measured.pass_seconds)
     assert [config.threads_of(j) for j in (1, 2, 3)] == list(config.ray.threads)
     assert decide(config, 1, 10) == (config, None)
     unasked = small_config(**small)
     assert decide(unasked, 1, 10) == (unasked, None)
     assert [unasked.threads_of(j) for j in (1, 2, 3)] == [unasked.threads] * 3
+
+
+def test_cut_and_threads_by_cost(small_config, monkeypatch) -> None:
+    monkeypatch.setattr("asyncdgl.runtime.balance.available_cores", lambda: 7)
+    tree = {"runtime": "ray", "stages": 2, "model": {"blocks": 4, "balance": "cost"}, "ray": {"threads": "cost"}}
+    config, measured = decide(small_config(**tree), 1, 10)
+    assert measured is not None
+    assert (config.model.cut, config.ray.threads) == (measured.cut, share_out(7, measured.pass_seconds))
+
+
+@pytest.mark.parametrize(
+    ("tree", "says"),
+    [
+        ({"ray": {"threads": "cost", "address": "10.0.0.5:6379"}}, "on a cluster give a list"),
+        ({"ray": {"threads": "cost"}, "device": "cuda"}, "the stages compute on a GPU"),
+        ({"model": {"balance": "cost"}, "device": "cuda"}, "this machine has no NVIDIA GPU"),
+    ],
+)
+def test_what_this_machine_cannot_decide_is_refused(small_config, monkeypatch, tree, says) -> None:
+    monkeypatch.setattr("asyncdgl.runtime.balance.visible_gpus", lambda: int("model" not in tree))
+    with pytest.raises(ConfigError, match=says):
+        decide(small_config(**{"runtime": "ray", "stages": 2, **tree}), 1, 10)
 
 
 def test_the_stages_are_cut_there(small_config) -> None:

@@ -38,6 +38,9 @@ def test_bfloat16_on_a_cpu(tree, flags, gains) -> None:
         pytest.param(["nvidia0", "nvidia1"], "", 0, id="none-allowed"),
         pytest.param(["nvidia0", "nvidia1"], "-1", 0, id="minus-one-is-none"),
         pytest.param(["nvidia0", "nvidia1"], "0,-1,1", 1, id="what-follows-minus-one-does-not-count"),
+        pytest.param(["nvidia0", "nvidia1"], "0,7,1", 1, id="nor-what-follows-one-that-is-not-there"),
+        pytest.param(["nvidia3"], "3", 0, id="in-a-container-it-has-another-number"),
+        pytest.param(["nvidia0"], "GPU-8932f937", 1, id="by-its-own-name"),
         pytest.param([], "0,1", 0, id="listed-but-not-there"),
     ],
 )

@@ -176,9 +176,12 @@ def test_averages_and_their_gradients_are_torchs(pixels, size, dtype) -> None:
     x = torch.randn(3, 5, pixels, pixels, dtype=dtype).to(memory_format=torch.channels_last).requires_grad_()
     gradient = torch.randn(3, 5, size, size, dtype=dtype)
     found, expected = AveragePool(pixels, size)(x), nn.AdaptiveAvgPool2d(size)(x)
-    torch.testing.assert_close(found, expected)
-    for a, b in zip(*(torch.autograd.grad(out, x, gradient) for out in (found, expected)), strict=True):
-        torch.testing.assert_close(a, b)
+    (a,), (b,) = (torch.autograd.grad(out, x, gradient) for out in (found, expected))
+    if pixels // size == 3:  # not divided by a power of two: the last bit may differ
+        torch.testing.assert_close((found, a), (expected, b))
+    else:
+        assert torch.equal(found, expected)
+        assert torch.equal(a, b)
 
 
 def test_the_short_head_is_the_papers() -> None:
