@@ -62,7 +62,12 @@ def balance(config: RunConfig, channels: int, classes: int, check: Callable[[], 
         channels: of the images.
         classes: of the data set.
         check: called between measurements; raises where it is to stop.
+
+    Raises:
+        ConfigError: the run computes on a GPU, and this machine has none.
     """
+    if config.device == "cuda" and not visible_gpus():
+        raise ConfigError("model.balance cost measures here, and this machine has no NVIDIA GPU: use balance blocks")
     measured = cache(lambda part: _pass_seconds(config, part, channels, classes, check))
     if config.model.cut is None:
         parts = best_parts(config.model.blocks, config.stages, measured)
@@ -75,12 +80,10 @@ def open_questions(config: RunConfig) -> tuple[bool, bool]:
     """Whether the cut and the threads are still to be decided by cost.
 
     Raises:
-        ConfigError: this machine's times or cores can't decide them.
+        ConfigError: this machine's cores can't decide the threads.
     """
     cuts = config.model.balance == "cost" and config.model.cut is None and config.trained_stages > 1
     shares = config.runtime == "ray" and config.ray.threads == "cost"
-    if (cuts or shares) and config.device == "cuda" and not visible_gpus():
-        raise ConfigError("model.balance cost measures here, and this machine has no NVIDIA GPU: give model.cut")
     if shares and config.device == "cuda":
         raise ConfigError("ray.threads cost shares out CPU cores, but the stages compute on a GPU: leave it away")
     if shares and wanted_address(config.ray.address) is not None:
@@ -99,7 +102,7 @@ def decide(
         The configuration, and the times; None where nothing was open.
 
     Raises:
-        ConfigError: see ``open_questions``.
+        ConfigError: this machine can't decide it.
     """
     cuts, shares = open_questions(config)
     if not cuts and not shares:
