@@ -17,7 +17,8 @@ ROUNDS = 4
 
 def start_guardian(name: str, value: str) -> "subprocess.Popen[bytes]":
     """Start the guardian of this process: processes whose environment has ``name=value`` end when this one ends."""
-    return subprocess.Popen([sys.executable, "-I", __file__, name, value], stdin=subprocess.PIPE)
+    environment = {key: text for key, text in os.environ.items() if key != name}  # it must not end itself
+    return subprocess.Popen([sys.executable, "-I", __file__, name, value], stdin=subprocess.PIPE, env=environment)
 
 
 def main() -> None:

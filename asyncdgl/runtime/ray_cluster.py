@@ -147,10 +147,13 @@ def local_cluster(cpus: int, gpus: int, store_bytes: int, empty_dir: Path) -> It
     finally:
         if isinstance(sys.exc_info()[1], Exception | None):
             _shut_down()
-        # Otherwise the process is being interrupted and has no time for Ray's own way.
-        end_local_cluster(spare=guardian.pid)
-        guardian.kill()
-        guardian.wait()
+            end_local_cluster()
+            guardian.kill()
+            guardian.wait()
+        else:
+            # The process is being interrupted and has no time for Ray's own way. One of Ray's processes may just be
+            # starting another, which only the guardian meets: it looks again when this process has ended.
+            end_local_cluster()
 
 
 @contextlib.contextmanager
@@ -186,12 +189,12 @@ def _shut_down() -> None:
         ray.shutdown()
 
 
-def end_local_cluster(spare: int | None = None) -> None:
-    """End every process of this process's local cluster at once, if it has one; ``spare`` is the guardian."""
+def end_local_cluster() -> None:
+    """End every process of this process's local cluster at once, if it has one."""
     mark = os.environ.get(LOCAL_MARK)
     for process in psutil.process_iter() if mark is not None else ():
         with contextlib.suppress(psutil.Error, OSError):
-            if process.pid not in (os.getpid(), spare) and process.environ().get(LOCAL_MARK) == mark:
+            if process.pid != os.getpid() and process.environ().get(LOCAL_MARK) == mark:
                 process.kill()
 
 

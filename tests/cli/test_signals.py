@@ -104,6 +104,36 @@ def test_a_run_that_is_stopped_while_it_leaves_ray_has_its_summary(start, tmp_pa
     assert json.loads(summary.read_text())["status"] == "completed"
 
 
+LATE = """\
+import os, subprocess, sys
+from pathlib import Path
+from asyncdgl.runtime import ray_cluster
+
+end = ray_cluster.end_local_cluster
+
+def end_and_miss_one():
+    end()
+    print("late", subprocess.Popen(["sleep", "100"]).pid, flush=True)
+
+ray_cluster.end_local_cluster = end_and_miss_one
+try:
+    with ray_cluster.local_cluster(1, 0, ray_cluster.LEAST_STORE_BYTES, Path(sys.argv[1])):
+        raise KeyboardInterrupt
+except KeyboardInterrupt:
+    os._exit(130)
+"""
+
+
+def test_what_starts_while_an_interrupted_run_ends_its_cluster_ends_too(start, tmp_path) -> None:
+    """Ray's daemon may just be starting another process when it is killed."""
+    process = start(sys.executable, "-c", LATE, str(tmp_path))
+    stdout, stderr = process.communicate(timeout=150)
+    assert process.returncode == 130, stderr
+    late = psutil.Process(int(stdout.split()[-1])) if psutil.pid_exists(int(stdout.split()[-1])) else None
+    if late is not None:
+        late.wait(timeout=20)
+
+
 # --- The class itself -------------------------------------------------------------------------------------------------
 
 BUSY = """\
