@@ -10,9 +10,9 @@ from asyncdgl.batch import PassName
 from asyncdgl.config import RunConfig
 from asyncdgl.replay.buffer import Sample
 from asyncdgl.replay.entry import Entry
-from asyncdgl.runtime.calls import Call, Calls
 from asyncdgl.runtime.entry_memory import UNACKNOWLEDGED, MappedMemory, Stored, stored_bytes
 from asyncdgl.runtime.ray_actors import Reply
+from asyncdgl.runtime.ray_calls import Call, Calls
 
 if TYPE_CHECKING:
     from asyncdgl.replay.codecs import Arrays

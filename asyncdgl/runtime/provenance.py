@@ -9,7 +9,8 @@ from asyncdgl.config import RunConfig
 from asyncdgl.metrics import StageEnd
 from asyncdgl.replay.buffer import Sample
 from asyncdgl.replay.entry import Entry
-from asyncdgl.runtime.base import EpochEnd, Passed, Progress
+from asyncdgl.runtime.base import Progress
+from asyncdgl.runtime.passes import EpochEnd, Passed
 from asyncdgl.trace import FORWARD, TRAIN, PassRecord
 
 

@@ -32,9 +32,9 @@ from asyncdgl.runtime.base import (
     set_up_torch,
     steps_clock,
 )
-from asyncdgl.runtime.calls import Answers
 from asyncdgl.runtime.entry_memory import EntryMemory, Held, MappedMemory, Stored, places_given, stored_bytes
 from asyncdgl.runtime.pace import Pace
+from asyncdgl.runtime.ray_calls import Answers
 
 if TYPE_CHECKING:
     from asyncdgl.replay.codecs import Arrays

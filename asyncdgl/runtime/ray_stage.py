@@ -14,21 +14,11 @@ import ray
 from asyncdgl.config import RunConfig
 from asyncdgl.delays.clock import PassLength
 from asyncdgl.metrics import StageEnd
-from asyncdgl.runtime.base import (
-    EpochEnd,
-    Line,
-    Passed,
-    Progress,
-    StagePasses,
-    make_clock,
-    make_stages,
-    open_dataset,
-    set_up_torch,
-    steps_clock,
-)
+from asyncdgl.runtime.base import Line, Progress, make_clock, make_stages, open_dataset, set_up_torch, steps_clock
 from asyncdgl.runtime.boxes import Inbox, Outbox
-from asyncdgl.runtime.calls import Calls
+from asyncdgl.runtime.passes import EpochEnd, Passed, StagePasses
 from asyncdgl.runtime.ray_actors import Reply, Start, hello
+from asyncdgl.runtime.ray_calls import Calls
 from asyncdgl.trace import PassRecord
 
 

@@ -19,7 +19,8 @@ from asyncdgl.errors import ConfigError, ReplayMismatch
 from asyncdgl.replay.buffer import Sample
 from asyncdgl.replay.entry import Entry
 from asyncdgl.rundir import Run
-from asyncdgl.runtime.base import StagePasses, make_stages, open_dataset, set_up_torch
+from asyncdgl.runtime.base import make_stages, open_dataset, set_up_torch
+from asyncdgl.runtime.passes import StagePasses
 from asyncdgl.trace import FORWARD, TRAIN, PassRecord
 
 

@@ -18,8 +18,6 @@ from asyncdgl.replay.buffer import Sample
 from asyncdgl.runtime.base import (
     Observer,
     Outcome,
-    Passed,
-    StagePasses,
     evaluation_line,
     make_buffer,
     make_clock,
@@ -28,6 +26,7 @@ from asyncdgl.runtime.base import (
     open_dataset,
     set_up_torch,
 )
+from asyncdgl.runtime.passes import Passed, StagePasses
 from asyncdgl.seeding import Draws
 from asyncdgl.trace import FORWARD, TRAIN
 

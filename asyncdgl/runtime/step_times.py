@@ -65,7 +65,8 @@ def _measure(config: RunConfig, data: Path, number: int, barrier: Any, pipe: Any
     from asyncdgl.replay.buffer import Sample
     from asyncdgl.replay.codecs import encode
     from asyncdgl.runtime.balance import stage_input
-    from asyncdgl.runtime.base import StagePasses, make_stages, open_dataset, set_up_torch
+    from asyncdgl.runtime.base import make_stages, open_dataset, set_up_torch
+    from asyncdgl.runtime.passes import StagePasses
 
     set_up_torch(config)
     dataset = open_dataset(config, data)

@@ -22,8 +22,6 @@ from asyncdgl.replay.buffer import ReplayBuffer, Sample
 from asyncdgl.runtime.base import (
     Observer,
     Outcome,
-    Passed,
-    StagePasses,
     evaluation_line,
     make_buffer,
     make_clock,
@@ -34,6 +32,7 @@ from asyncdgl.runtime.base import (
     steps_clock,
 )
 from asyncdgl.runtime.pace import Pace
+from asyncdgl.runtime.passes import Passed, StagePasses
 from asyncdgl.runtime.provenance import ProvenancePasses
 from asyncdgl.trace import TRAIN, PassRecord
 

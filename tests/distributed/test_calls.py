@@ -21,7 +21,7 @@ class Called:
     """An actor with a few methods."""
 
     def __init__(self) -> None:
-        from asyncdgl.runtime.calls import Answers
+        from asyncdgl.runtime.ray_calls import Answers
 
         self._answers = Answers(self)
         self._open = asyncio.Event()
@@ -60,7 +60,7 @@ class Called:
 def calls(request, cluster) -> Any:
     import ray
 
-    from asyncdgl.runtime.calls import Calls
+    from asyncdgl.runtime.ray_calls import Calls
 
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # an actor can't import tests
     options = {"num_cpus": 0, "max_concurrency": 10, "runtime_env": {"env_vars": SETTINGS[request.param]}}
