@@ -215,7 +215,7 @@ def test_no_entry_outlives_its_batch(simulate, small_config, monkeypatch) -> Non
     import weakref
 
     from asyncdgl.replay.entry import Entry
-    from asyncdgl.runtime import base
+    from asyncdgl.runtime import passes
 
     class Watched(Entry):
         __slots__ = ("__weakref__",)
@@ -227,7 +227,7 @@ def test_no_entry_outlives_its_batch(simulate, small_config, monkeypatch) -> Non
         alive.add(entry)
         return entry
 
-    monkeypatch.setattr(base, "Entry", watched)
+    monkeypatch.setattr(passes, "Entry", watched)
     most = []
 
     def count(simulation: Any) -> None:
