@@ -56,8 +56,8 @@ def one_thread() -> None:
 @pytest.fixture(scope="session")
 def small_config() -> Callable[..., Any]:
     """``small_config(stages=2, buffer={"size": 3})``: a checked configuration of a small run."""
-    from asyncdgl.config_file import parse_config
-    from asyncdgl.defaults import merged
+    from asyncdgl.config.defaults import merged
+    from asyncdgl.config.yaml import parse_config
 
     def make(**over: Any) -> Any:
         return parse_config(merged(copy.deepcopy(SMALL), over))
@@ -68,7 +68,7 @@ def small_config() -> Callable[..., Any]:
 @pytest.fixture(scope="session")
 def digits_folder(cache_folder: Path) -> Path:
     """The decoded digits."""
-    from asyncdgl.config import DataConfig
+    from asyncdgl.config.model import DataConfig
     from asyncdgl.data.cache import prepare
 
     return prepare(DataConfig())
@@ -136,7 +136,7 @@ def simulate(cache_folder: Path) -> Callable[..., SimRun]:
 
     def run(config: Any, on_pass: Callable[[Any], None] | None = None) -> SimRun:
         from asyncdgl.data.cache import prepare
-        from asyncdgl.runtime import simulator
+        from asyncdgl.engine import sim as simulator
 
         draw = simulator.drawn_turns
 
@@ -162,7 +162,7 @@ def simulate(cache_folder: Path) -> Callable[..., SimRun]:
 @pytest.fixture
 def record() -> Callable[..., Any]:
     """``record(stage, step, end_s, ...)``: a line of a hand-made trace, a training pass unless said otherwise."""
-    from asyncdgl.trace import PassRecord
+    from asyncdgl.rundir.trace import PassRecord
 
     def make(stage: int, step: int, end_s: float, **over: Any) -> Any:
         values: dict[str, Any] = {

@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from asyncdgl.config import RunConfig
-from asyncdgl.rundir import RunWriter
-from asyncdgl.runtime.base import Line, Progress
-from asyncdgl.trace import TRAIN, PassRecord
+from asyncdgl.config.model import RunConfig
+from asyncdgl.observer import Line, Progress
+from asyncdgl.rundir.trace import TRAIN, PassRecord
+from asyncdgl.rundir.writer import RunWriter
 
 RECENT_PASSES = 200
 MOST_ROWS = 16

@@ -7,10 +7,10 @@ from rich import box
 from rich.table import Table
 
 from asyncdgl.cli.display import console
-from asyncdgl.cli.memory import buffer_bytes, megabytes, usable_bytes
-from asyncdgl.config import RunConfig
-from asyncdgl.config_file import dump_config
-from asyncdgl.study.labels import threads_of_stages
+from asyncdgl.config.model import RunConfig
+from asyncdgl.config.yaml import dump_config
+from asyncdgl.plan.memory import buffer_bytes, megabytes, usable_bytes
+from asyncdgl.report.labels import threads_of_stages
 
 
 def show_dry_run(config: RunConfig) -> None:
@@ -23,9 +23,9 @@ def show_dry_run(config: RunConfig) -> None:
     from asyncdgl.nets.shape import block_shapes, cut
 
     channels, classes = image_shape(config.data)
+    from asyncdgl.learn.arithmetic import set_up_torch
     from asyncdgl.nets.cost import stage_costs  # imports torch: only once the folder is known to be there
-    from asyncdgl.runtime.balance import balance, decide
-    from asyncdgl.runtime.base import set_up_torch
+    from asyncdgl.plan.balance import balance, decide
 
     set_up_torch(config)
     config, measured = decide(config, channels, classes)

@@ -6,7 +6,7 @@ import io
 
 import click
 
-from asyncdgl.delays.profile import DESCRIPTIONS, built_in_profile
+from asyncdgl.delays.profiles import DESCRIPTIONS, built_in_profile
 
 
 @click.command()

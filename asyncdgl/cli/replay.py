@@ -11,12 +11,12 @@ import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from asyncdgl.cli.display import console
-from asyncdgl.cli.environment import describe_environment
 from asyncdgl.cli.signals import Interrupted, Signals
 from asyncdgl.errors import ConfigError, ReplayMismatch
-from asyncdgl.rundir import Run
-from asyncdgl.runtime.machine import visible_gpus
-from asyncdgl.study.labels import threads_of_stages
+from asyncdgl.plan.machine import visible_gpus
+from asyncdgl.report.labels import threads_of_stages
+from asyncdgl.rundir.environment import describe_environment
+from asyncdgl.rundir.reader import Run
 
 SHOW_EVERY_S = 0.2
 
@@ -29,13 +29,13 @@ def replay(run_dir: Path) -> int:
     Compares the loss of every pass and each stage's final state, bit for bit. Ends with 0 if all are equal; otherwise
     names the first pass that differs and ends with 1.
     """
-    from asyncdgl.study.report_read import read_checked_run
+    from asyncdgl.report.subjects import read_checked_run
 
     run = read_checked_run(run_dir)
     if run.config.device == "cuda" and not visible_gpus():
         raise ConfigError(f"{run_dir} computed on a GPU, and this machine has none: its bits can't be repeated here")
     from asyncdgl.data.cache import prepare
-    from asyncdgl.runtime.base import open_dataset
+    from asyncdgl.engine.build import open_dataset
 
     data = prepare(run.config.data)
     here = describe_environment(run.config, open_dataset(run.config, data).sha256)
@@ -48,7 +48,7 @@ def replay(run_dir: Path) -> int:
 
 
 def _replay(run: Run, data: Path, differences: Sequence[str], signals: Signals) -> int:
-    from asyncdgl.runtime.replayer import Replay
+    from asyncdgl.engine.replayer import Replay
 
     config = run.config
     click.echo(

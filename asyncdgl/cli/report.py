@@ -15,7 +15,7 @@ def report(folders: tuple[Path, ...]) -> None:
     report.html is one page that needs no other file and no network; report.md holds the same as Markdown, beside the
     numbers as CSV and the figures as PDF, SVG and PNG.
     """
-    from asyncdgl.study.report import check_all, write_reports
+    from asyncdgl.report.write import check_all, write_reports
 
     check_all(folders)
     for page in write_reports(folders):

@@ -9,11 +9,11 @@ from typing import Any, cast
 import click
 from pydantic import BaseModel
 
-from asyncdgl.config import RunConfig
-from asyncdgl.config_file import load_yaml, parse_assignment, parse_config, set_key
-from asyncdgl.defaults import merged
+from asyncdgl.config.defaults import merged
+from asyncdgl.config.model import RunConfig
+from asyncdgl.config.yaml import load_yaml, parse_assignment, parse_config, set_key
 from asyncdgl.errors import ConfigError
-from asyncdgl.runtime.machine import on_this_machine
+from asyncdgl.plan.machine import on_this_machine
 
 FLAGS: dict[str, dict[str, str]] = {
     "Run": {
@@ -103,7 +103,7 @@ def run(
     beats --set, which beats --config.
     """
     config = _configure(config_file, assignments, {k.replace("__", "."): v for k, v in flags.items() if v is not None})
-    from asyncdgl.rundir import check_out
+    from asyncdgl.rundir.writer import check_out
 
     if out == "":
         raise ConfigError("--out needs the name of a folder")
@@ -115,10 +115,10 @@ def run(
 
         show_dry_run(config)
         return 0
-    from asyncdgl.cli.memory import check_memory
+    from asyncdgl.plan.memory import check_memory
 
     if config.runtime == "ray":
-        from asyncdgl.runtime.ray_cluster import check_address, wanted_address
+        from asyncdgl.on_ray.cluster import check_address, wanted_address
 
         address = wanted_address(config.ray.address)
         if address is None:

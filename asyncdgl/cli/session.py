@@ -15,15 +15,17 @@ from typing import Any
 import click
 
 from asyncdgl.cli.display import RunDisplay, show_summary
-from asyncdgl.cli.environment import describe_environment
 from asyncdgl.cli.signals import Interrupted, Signals, end_process
-from asyncdgl.cli.summary import make_summary
-from asyncdgl.config import RunConfig
+from asyncdgl.config.model import RunConfig
 from asyncdgl.data.cache import prepare
+from asyncdgl.engine.build import open_dataset
 from asyncdgl.errors import AsyncDGLError, ConfigError, DataError, StageFailed
-from asyncdgl.rundir import SUMMARY, RunWriter, make_run_dir
-from asyncdgl.runtime.base import Outcome, open_dataset
-from asyncdgl.runtime.ray_cluster import end_local_cluster, ray_cluster
+from asyncdgl.on_ray.cluster import end_local_cluster, ray_cluster
+from asyncdgl.rundir.environment import describe_environment
+from asyncdgl.rundir.outcome import Outcome
+from asyncdgl.rundir.records import SUMMARY
+from asyncdgl.rundir.summary import make_summary
+from asyncdgl.rundir.writer import RunWriter, make_run_dir
 
 LOG_TAIL_BYTES = 20_000
 STOPPED = {130: "interrupted", 143: "terminated"}
@@ -90,12 +92,12 @@ class Session:
 
     def _measure_stages(self, data: Path | None) -> None:
         """What ``cost`` leaves open is decided, so that a repeat has the same stages and threads."""
-        from asyncdgl.runtime.balance import decide, open_questions
+        from asyncdgl.plan.balance import decide, open_questions
 
         config = self._config
         if data is None or not any(open_questions(config)):
             return
-        from asyncdgl.runtime.base import set_up_torch
+        from asyncdgl.learn.arithmetic import set_up_torch
 
         click.echo("measuring the stages' cost")
         set_up_torch(config)
@@ -107,7 +109,7 @@ class Session:
         virtual = self._config.virtual
         if self._config.runtime != "virtual" or virtual.step_times != "measure" or data is None:
             return
-        from asyncdgl.runtime.step_times import measure_step_times
+        from asyncdgl.plan.step_times import measure_step_times
 
         click.echo("measuring the stages' passes")
         times = measure_step_times(self._config, data, self._signals.check)
@@ -182,8 +184,8 @@ class Session:
         if self._config.runtime == "ray":
             assert data is not None
             return self._train_on_ray(data, display)
-        from asyncdgl.runtime.simulator import Simulation
-        from asyncdgl.runtime.virtual import VirtualRun
+        from asyncdgl.engine.sim import Simulation
+        from asyncdgl.engine.virtual import VirtualRun
 
         if self._config.runtime == "virtual":
             run: Simulation | VirtualRun = VirtualRun(self._config, data, display, self._signals.check)
@@ -200,7 +202,7 @@ class Session:
         display.noticed("starting Ray")
         try:
             with ray_cluster(self._config, self._writer.path):
-                from asyncdgl.runtime.ray_runtime import RayRun
+                from asyncdgl.on_ray.run import RayRun
 
                 self._signals.take()
                 self._signals.check()
@@ -251,7 +253,7 @@ class Session:
             self._writer.write_summary(self._summarise(STOPPED[code], None))
 
     def _draw(self) -> None:
-        from asyncdgl.study.figures import draw_figures
+        from asyncdgl.report.figures import draw_figures
 
         draw_figures(self._writer.as_run(self._config))
 

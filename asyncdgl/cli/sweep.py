@@ -13,13 +13,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from asyncdgl.cli.display import console
 from asyncdgl.cli.signals import Interrupted, Signals
-from asyncdgl.config import RunConfig
-from asyncdgl.config_file import parse_assignment, set_key
-from asyncdgl.defaults import available_cores
+from asyncdgl.config.defaults import available_cores
+from asyncdgl.config.model import RunConfig
+from asyncdgl.config.yaml import parse_assignment, set_key
 from asyncdgl.errors import ConfigError
-from asyncdgl.study.execute import Finished, RunStore, Starter, execute, local_jobs
-from asyncdgl.study.results import markdown, read_sweep, write_index, write_tables
-from asyncdgl.study.sweep import Sweep, SweepRun, load_sweep
+from asyncdgl.sweep.execution import Finished, RunStore, Starter, execute, local_jobs
+from asyncdgl.sweep.grid import Sweep, SweepRun, load_sweep
+from asyncdgl.sweep.results import markdown, read_sweep, write_index, write_tables
 
 
 @click.command()
@@ -55,7 +55,7 @@ def sweep(
     over: dict[str, Any] = {}
     for assignment in assignments:
         set_key(over, *parse_assignment(assignment))
-    from asyncdgl.study.sweep_figure import choose_figure, save_sweep_figure
+    from asyncdgl.report.sweep_figure import choose_figure, save_sweep_figure
 
     wanted = load_sweep(sweep_file, over)
     choose_figure(wanted.figure, [run.values for run in wanted.runs])  # refused now, not after hours
@@ -120,7 +120,7 @@ def _prepare(wanted: Sweep, sweep_file: Path, folder: Path, store: RunStore, ass
 
 
 def _check_cluster(address: str, runs: list[SweepRun]) -> None:
-    from asyncdgl.runtime.ray_cluster import check_address
+    from asyncdgl.on_ray.cluster import check_address
 
     if any(run.config.runtime == "ray" for run in runs):
         raise ConfigError(
@@ -137,7 +137,7 @@ def _starter(runs: list[SweepRun], jobs: int | None, address: str | None) -> Ite
         with local_jobs() as start:
             yield start, jobs or _jobs_here(runs)
         return
-    from asyncdgl.runtime.ray_sweep import cluster_jobs
+    from asyncdgl.on_ray.sweep_jobs import cluster_jobs
 
     with cluster_jobs(address, max(run.config.threads for run in runs)) as (start, room):
         yield start, jobs or room

@@ -14,7 +14,7 @@ from asyncdgl.seeding import Draws
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from asyncdgl.config import RunConfig
+    from asyncdgl.config.model import RunConfig
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from asyncdgl.batch import ActivationBatch
+from asyncdgl.data.batch import ActivationBatch
 from asyncdgl.data.dataset import Dataset, Images
 from asyncdgl.seeding import Draws
 

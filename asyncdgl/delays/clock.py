@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from asyncdgl.delays.laws import exponential_quantile
-from asyncdgl.delays.profile import StageDelay
+from asyncdgl.delays.profiles import StageDelay
 from asyncdgl.seeding import Draws
 
 

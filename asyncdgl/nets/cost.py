@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from asyncdgl.config import RunConfig
+from asyncdgl.config.model import RunConfig
 from asyncdgl.nets.network import make_networks
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from asyncdgl.config import RunConfig
+from asyncdgl.config.model import RunConfig
 from asyncdgl.nets.auxiliary import AUXILIARY, short_head
 from asyncdgl.nets.blocks import make_block
 from asyncdgl.nets.shape import block_shapes, cut

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import NamedTuple
 
-from asyncdgl.config import ModelConfig, RunConfig
+from asyncdgl.config.model import ModelConfig, RunConfig
 
 
 class BlockShape(NamedTuple):

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from asyncdgl.rundir import Run, read_run
-from asyncdgl.trace import PassRecord, by_stage, overlap
+from asyncdgl.rundir.reader import Run, read_run
+from asyncdgl.rundir.trace import PassRecord, by_stage, overlap
 
 HERE = Path(__file__).parent
 # Passes of 30 ms and more, so that messages between processes (1 to 3 ms) hardly count.

@@ -11,8 +11,8 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from asyncdgl.study.figures import save
-from asyncdgl.study.results import Estimate, estimate, read_sweep
+from asyncdgl.report.figures import save
+from asyncdgl.sweep.results import Estimate, estimate, read_sweep
 
 HERE = Path(__file__).parent
 TITLES = {

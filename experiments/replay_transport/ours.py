@@ -14,11 +14,11 @@ import ray
 import torch
 from protocol import COMPUTES_S, PAUSE_S, Times, made, report
 
-from asyncdgl.batch import PassName, Provenance
-from asyncdgl.config_file import parse_config
-from asyncdgl.replay.entry import Entry
-from asyncdgl.runtime.boxes import Inbox, Outbox
-from asyncdgl.runtime.ray_actors import BufferActor, PaceActor
+from asyncdgl.buffers.entry import Entry, PassName, Provenance
+from asyncdgl.config.yaml import parse_config
+from asyncdgl.on_ray.buffer import BufferActor
+from asyncdgl.on_ray.pace import PaceActor
+from asyncdgl.on_ray.transport.ends import Inbox, Outbox
 
 CONFIG = {"runtime": "ray", "stages": 2, "pace": "free", "buffer": {"size": 10, "sampler": "lifo"}}
 

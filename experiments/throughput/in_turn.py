@@ -19,14 +19,14 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from asyncdgl.config import RunConfig
-from asyncdgl.config_file import load_yaml, parse_config
+from asyncdgl.config.model import RunConfig
+from asyncdgl.config.yaml import load_yaml, parse_config
 from asyncdgl.data.cache import prepare
+from asyncdgl.engine.build import make_stream, open_dataset
+from asyncdgl.engine.sim import Simulation
 from asyncdgl.nets.network import make_networks
-from asyncdgl.rundir import RunWriter
-from asyncdgl.runtime.base import make_stream, open_dataset
-from asyncdgl.runtime.machine import on_this_machine
-from asyncdgl.runtime.simulator import Simulation
+from asyncdgl.plan.machine import on_this_machine
+from asyncdgl.rundir.writer import RunWriter
 
 
 class Enough(Exception):

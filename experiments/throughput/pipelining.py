@@ -20,10 +20,10 @@ from torch import multiprocessing, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B
 from torch.nn.functional import cross_entropy
 
-from asyncdgl.config import RunConfig
-from asyncdgl.config_file import load_yaml, parse_config
+from asyncdgl.config.model import RunConfig
+from asyncdgl.config.yaml import load_yaml, parse_config
 from asyncdgl.nets.network import make_networks
-from asyncdgl.runtime.machine import on_this_machine
+from asyncdgl.plan.machine import on_this_machine
 
 
 class Part(nn.Module):

@@ -21,13 +21,13 @@ import numpy as np
 from in_turn import BATCHES
 from scipy.stats import bootstrap
 
-from asyncdgl.config_file import load_yaml, parse_config
-from asyncdgl.defaults import merged
-from asyncdgl.rundir import read_run
-from asyncdgl.runtime.balance import balance
-from asyncdgl.runtime.base import set_up_torch
-from asyncdgl.runtime.machine import on_this_machine
-from asyncdgl.trace import TRAIN
+from asyncdgl.config.defaults import merged
+from asyncdgl.config.yaml import load_yaml, parse_config
+from asyncdgl.learn.arithmetic import set_up_torch
+from asyncdgl.plan.balance import balance
+from asyncdgl.plan.machine import on_this_machine
+from asyncdgl.rundir.reader import read_run
+from asyncdgl.rundir.trace import TRAIN
 
 HERE = Path(__file__).parent
 REPETITIONS = 7

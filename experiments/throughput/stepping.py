@@ -13,9 +13,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from asyncdgl.config import RunConfig
-from asyncdgl.config_file import load_yaml, parse_config
-from asyncdgl.runtime.machine import on_this_machine
+from asyncdgl.config.model import RunConfig
+from asyncdgl.config.yaml import load_yaml, parse_config
+from asyncdgl.plan.machine import on_this_machine
 
 WINDOW = 2
 """Passes that a stage may be ahead of the slowest, as with pace profile."""
@@ -23,11 +23,11 @@ WINDOW = 2
 
 def step(config: RunConfig, number: int, turns: Any, changed: Any, barrier: Any, seconds: Any, pipe: Any) -> None:
     """In its own process: one stage learns from one batch again and again, no more than the window ahead."""
+    from asyncdgl.learn.arithmetic import set_up_torch
+    from asyncdgl.learn.stage import Stage
     from asyncdgl.nets.network import make_stage_net
     from asyncdgl.nets.shape import cut
-    from asyncdgl.runtime.balance import stage_input
-    from asyncdgl.runtime.base import set_up_torch
-    from asyncdgl.stage import Stage
+    from asyncdgl.plan.balance import stage_input
 
     set_up_torch(config)
     first = cut(config.model, config.stages)[number - 1][0]

@@ -11,10 +11,11 @@ import sys
 import time
 from pathlib import Path
 
-from asyncdgl.config_file import load_yaml, parse_config
+from asyncdgl.config.yaml import load_yaml, parse_config
 from asyncdgl.data.cache import prepare
-from asyncdgl.runtime.base import make_stages, make_stream, open_dataset, set_up_torch
-from asyncdgl.runtime.machine import on_this_machine
+from asyncdgl.engine.build import make_stages, make_stream, open_dataset
+from asyncdgl.learn.arithmetic import set_up_torch
+from asyncdgl.plan.machine import on_this_machine
 
 
 def main() -> None:

@@ -18,10 +18,10 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torchvision import transforms
 
-from asyncdgl.config_file import load_yaml, parse_config
+from asyncdgl.config.yaml import load_yaml, parse_config
 from asyncdgl.data.cache import open_cached, prepare
 from asyncdgl.nets.network import make_networks
-from asyncdgl.runtime.machine import on_this_machine
+from asyncdgl.plan.machine import on_this_machine
 
 WORKERS = 2
 

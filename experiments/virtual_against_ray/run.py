@@ -10,12 +10,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from asyncdgl.config import PassTimes
-from asyncdgl.config_file import load_yaml, parse_config
+from asyncdgl.config.model import PassTimes
+from asyncdgl.config.yaml import load_yaml, parse_config
 from asyncdgl.data.cache import prepare
-from asyncdgl.rundir import Run, read_run
-from asyncdgl.runtime.step_times import measure_step_times
-from asyncdgl.trace import FORWARD, TRAIN, PassRecord, by_stage
+from asyncdgl.plan.step_times import measure_step_times
+from asyncdgl.rundir.reader import Run, read_run
+from asyncdgl.rundir.trace import FORWARD, TRAIN, PassRecord, by_stage
 
 HERE = Path(__file__).parent
 PROFILES = ("slow_stage2", "random", "wan")

@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from asyncdgl.config_file import parse_config
-from asyncdgl.runtime.virtual import VirtualRun
+from asyncdgl.config.yaml import parse_config
+from asyncdgl.engine.virtual import VirtualRun
 
 HERE = Path(__file__).parent
 REPEATS = 5

@@ -20,13 +20,14 @@ from typing import Any
 
 import pytest
 
-from asyncdgl import __version__, rundir
+from asyncdgl import __version__
 from asyncdgl.cli.main import main
 from asyncdgl.cli.run import KEYS
-from asyncdgl.config import RunConfig
-from asyncdgl.config_file import load_yaml, parse_config, parse_yaml
-from asyncdgl.delays.profile import built_in_profile
-from asyncdgl.rundir import make_run_dir
+from asyncdgl.config.model import RunConfig
+from asyncdgl.config.yaml import load_yaml, parse_config, parse_yaml
+from asyncdgl.delays.profiles import built_in_profile
+from asyncdgl.rundir import writer as rundir
+from asyncdgl.rundir.writer import make_run_dir
 
 SCRIPT = Path(sys.executable).parent / "asyncdgl"
 BUILT_IN = ("none", "slow_stage3", "random", "straggler", "wan", "lossy")
@@ -375,7 +376,7 @@ def run_in(top: Path, *arguments: str, figures: bool = False) -> Whole:
         patch.chdir(top)
         patch.setenv("ASYNCDGL_CACHE", str(top.parent / "cache"))
         if not figures:  # they take longer than the training, and one run has shown that they are drawn
-            patch.setattr("asyncdgl.study.figures.draw_figures", lambda run: None)
+            patch.setattr("asyncdgl.report.figures.draw_figures", lambda run: None)
         answer = ask(*arguments)
     assert answer.code == 0, answer.stderr
     (path,) = (top / "runs").iterdir()

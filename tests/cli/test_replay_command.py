@@ -20,8 +20,8 @@ import pytest
 import torch
 
 from asyncdgl.cli.main import main
-from asyncdgl.config_file import dump_config, load_yaml, parse_config
-from asyncdgl.defaults import merged
+from asyncdgl.config.defaults import merged
+from asyncdgl.config.yaml import dump_config, load_yaml, parse_config
 
 SCRIPT = Path(sys.executable).parent / "asyncdgl"
 RUN = [
@@ -70,7 +70,7 @@ def process(*arguments: str) -> Answer:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("finished") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("asyncdgl.study.figures.draw_figures", lambda run: None)
+        patch.setattr("asyncdgl.report.figures.draw_figures", lambda run: None)
         assert ask(*RUN, "--out", str(path)).code == 0
     return path
 
@@ -288,7 +288,7 @@ def test_missing_data_is_one_message(run_dir, tmp_path) -> None:
 def test_a_run_that_computed_nothing_is_refused(tmp_path) -> None:
     path = tmp_path / "moved"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("asyncdgl.study.figures.draw_figures", lambda run: None)
+        patch.setattr("asyncdgl.report.figures.draw_figures", lambda run: None)
         settings = ("--set", "virtual.train=false", "--set", "virtual.batches=5", "--epochs", "1")
         assert ask("run", "--runtime", "virtual", *settings, "--out", str(path)).code == 0
     assert "computed nothing (virtual.train false)" in one_message(ask("replay", str(path)), 2)

@@ -78,7 +78,7 @@ def files(folder: Path) -> set[Path]:
 
 
 def test_several_runs_each_get_their_own(run_dir, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("asyncdgl.study.report.FORMATS", ("svg",))
+    monkeypatch.setattr("asyncdgl.report.write.FORMATS", ("svg",))
     other = Path(shutil.copytree(run_dir, tmp_path / "other"))
     answer = ask("report", str(run_dir), f"{other}/")
     assert (answer.code, answer.stderr) == (0, "")

@@ -107,7 +107,7 @@ def test_a_run_that_is_stopped_while_it_leaves_ray_has_its_summary(start, tmp_pa
 LATE = """\
 import os, subprocess, sys
 from pathlib import Path
-from asyncdgl.runtime import ray_cluster
+from asyncdgl.on_ray import cluster as ray_cluster
 
 end = ray_cluster.end_local_cluster
 

@@ -22,9 +22,9 @@ import pytest
 
 from asyncdgl.cli.main import main
 from asyncdgl.cli.sweep import threads_in_all
-from asyncdgl.config_file import parse_config
-from asyncdgl.study.execute import FAILED, MARK, WORK
-from asyncdgl.study.sweep import load_sweep
+from asyncdgl.config.yaml import parse_config
+from asyncdgl.sweep.execution import FAILED, MARK, WORK
+from asyncdgl.sweep.grid import load_sweep
 
 pytestmark = pytest.mark.timeout(600)  # each run is a process that imports torch; others may use the machine
 

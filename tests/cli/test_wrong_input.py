@@ -21,12 +21,12 @@ import psutil
 import pytest
 from PIL import Image
 
-from asyncdgl import rundir
 from asyncdgl.cli.main import main
-from asyncdgl.cli.memory import buffer_bytes, check_memory
-from asyncdgl.config_file import parse_config
+from asyncdgl.config.yaml import parse_config
 from asyncdgl.data.decode import DECODERS
 from asyncdgl.errors import ConfigError, DataError
+from asyncdgl.plan.memory import buffer_bytes, check_memory
+from asyncdgl.rundir import writer as rundir
 
 SCRIPT = Path(sys.executable).parent / "asyncdgl"
 CLOSED = "http://127.0.0.1:9"

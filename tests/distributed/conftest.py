@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from asyncdgl.config import RunConfig
-from asyncdgl.config_file import parse_config
+from asyncdgl.config.model import RunConfig
+from asyncdgl.config.yaml import parse_config
 from asyncdgl.data.cache import prepare
-from asyncdgl.runtime.base import Outcome, Progress
-from asyncdgl.runtime.ray_cluster import local_cluster
-from asyncdgl.runtime.simulator import Simulation
-from asyncdgl.trace import PassRecord
+from asyncdgl.engine.sim import Simulation
+from asyncdgl.observer import Progress
+from asyncdgl.on_ray.cluster import local_cluster
+from asyncdgl.rundir.outcome import Outcome
+from asyncdgl.rundir.trace import PassRecord
 
 LOGICAL_CPUS = 16  # what the actors ask for, not what the machine has
 LOGICAL_GPUS = 3  # what is asked for, too: no test computes on one
@@ -70,7 +71,7 @@ def run_ray(cluster: None) -> Run:
     """Run a configuration on Ray; the recorder has its passes and its outcome, complete or not."""
 
     def run(tree: dict[str, Any], on_start: Callable[[Any], None] = lambda ray_run: None, **hooks: Any) -> Recorder:
-        from asyncdgl.runtime.ray_runtime import RayRun
+        from asyncdgl.on_ray.run import RayRun
 
         config, recorder = make_config({"runtime": "ray", **tree}), Recorder(**hooks)
         ray_run = RayRun(config, prepare(config.data), recorder)

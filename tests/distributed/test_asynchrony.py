@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from asyncdgl.trace import overlap
+from asyncdgl.rundir.trace import overlap
 
 SMALL = {"data": {"dataset": "synthetic"}, "model": {"width": 8}}
 # Passes of 30 ms and more, so that messages between processes (1 to 3 ms) hardly count.

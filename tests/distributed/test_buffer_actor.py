@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from asyncdgl.batch import PassName, Provenance
-from asyncdgl.config_file import parse_config
+from asyncdgl.buffers.entry import PassName, Provenance
+from asyncdgl.config.yaml import parse_config
 
 
 def provenance(step: int) -> Provenance:
@@ -17,14 +17,14 @@ def provenance(step: int) -> Provenance:
 
 def make_buffer(**settings: Any) -> Any:
     # Ray reads its settings when it is imported: only once the cluster's are made.
-    from asyncdgl.runtime.ray_actors import BufferActor
+    from asyncdgl.on_ray.buffer import BufferActor
 
     return BufferActor(parse_config({"buffer": settings}), 1, None)
 
 
 def test_what_was_given_stays_until_the_reader_has_read_it(cluster) -> None:
     """An entry may leave the buffer before its reader has read what it was given; its place stays."""
-    from asyncdgl.runtime.entry_memory import MappedMemory
+    from asyncdgl.on_ray.transport.memory import MappedMemory
 
     buffer = make_buffer(size=1, prefetch=2)
     reader = MappedMemory(buffer._memory.descriptor, writable=False)
@@ -53,7 +53,7 @@ def test_what_was_given_stays_until_the_reader_has_read_it(cluster) -> None:
 
 
 def test_a_producer_writes_where_it_is_told(cluster) -> None:
-    from asyncdgl.runtime.entry_memory import MappedMemory, stored_bytes
+    from asyncdgl.on_ray.transport.memory import MappedMemory, stored_bytes
 
     buffer = make_buffer(size=3, sampler="fifo")
     memory = MappedMemory(buffer._memory.descriptor, writable=True)

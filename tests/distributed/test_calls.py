@@ -21,7 +21,7 @@ class Called:
     """An actor with a few methods."""
 
     def __init__(self) -> None:
-        from asyncdgl.runtime.ray_calls import Answers
+        from asyncdgl.on_ray.transport.calls import Answers
 
         self._answers = Answers(self)
         self._open = asyncio.Event()
@@ -60,7 +60,7 @@ class Called:
 def calls(request, cluster) -> Any:
     import ray
 
-    from asyncdgl.runtime.ray_calls import Calls
+    from asyncdgl.on_ray.transport.calls import Calls
 
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # an actor can't import tests
     options = {"num_cpus": 0, "max_concurrency": 10, "runtime_env": {"env_vars": SETTINGS[request.param]}}
@@ -122,8 +122,8 @@ def test_an_answer_that_is_too_large_is_an_error_and_not_a_wait_for_ever(calls) 
 @pytest.mark.ray
 def test_a_large_message(calls) -> None:
     """As large as the largest that is sent: the names of many dropped entries."""
-    from asyncdgl.batch import PassName
-    from asyncdgl.runtime.boxes import DROPS_AT_ONCE
+    from asyncdgl.buffers.entry import PassName
+    from asyncdgl.on_ray.transport.ends import DROPS_AT_ONCE
 
     names = [PassName(1, 0, 10**9 + n) for n in range(DROPS_AT_ONCE)]
     assert calls.ask("echo", names) == (names,)

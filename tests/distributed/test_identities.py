@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from asyncdgl.rundir import read_run
+from asyncdgl.rundir.reader import read_run
 
 SMALL = {"data": {"dataset": "synthetic"}, "stages": 3, "model": {"width": 8}, "epochs": 1}
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from asyncdgl.config_file import parse_config
+from asyncdgl.config.yaml import parse_config
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def most_on_one(cluster, digits_folder, make_recorder) -> Callable[[int], int]:
     """``most_on_one(stages)``: how many of a run's stages are on one GPU at most; its evaluator has a place too."""
     import ray
 
-    from asyncdgl.runtime.ray_runtime import RayRun
+    from asyncdgl.on_ray.run import RayRun
 
     class Where:
         """An actor that says which GPUs it was given; defined here, since no worker can import a test."""
@@ -50,7 +50,7 @@ def test_as_few_stages_as_can_be_share_a_gpu(stages, most, most_on_one) -> None:
 def test_where_others_use_the_gpus_all_stages_share_one(most_on_one, monkeypatch) -> None:
     import ray
 
-    from asyncdgl.runtime import ray_runtime
+    from asyncdgl.on_ray import run as ray_runtime
 
     monkeypatch.setattr(ray_runtime, "PLACEMENT_LIMIT_S", 2.0)
     others = ray.util.placement_group([{"GPU": 2}])
@@ -64,7 +64,7 @@ def test_where_others_use_the_gpus_all_stages_share_one(most_on_one, monkeypatch
 @pytest.mark.ray
 def test_more_cpus_than_there_are_is_an_error_that_says_so(cluster, digits_folder, make_recorder, monkeypatch) -> None:
     from asyncdgl.errors import ConfigError
-    from asyncdgl.runtime import ray_runtime
+    from asyncdgl.on_ray import run as ray_runtime
 
     monkeypatch.setattr(ray_runtime, "PLACEMENT_LIMIT_S", 1.0)
     config = parse_config({"runtime": "ray", "stages": 20, "model": {"blocks": 20}})

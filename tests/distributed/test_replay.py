@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from asyncdgl.cli.summary import make_summary
-from asyncdgl.config_file import parse_config
-from asyncdgl.defaults import merged
-from asyncdgl.rundir import Run, RunWriter, read_run
-from asyncdgl.runtime.replayer import Replay
-from asyncdgl.trace import FORWARD, TRAIN, by_stage
+from asyncdgl.config.defaults import merged
+from asyncdgl.config.yaml import parse_config
+from asyncdgl.engine.replayer import Replay
+from asyncdgl.rundir.reader import Run, read_run
+from asyncdgl.rundir.summary import make_summary
+from asyncdgl.rundir.trace import FORWARD, TRAIN, by_stage
+from asyncdgl.rundir.writer import RunWriter
 
 SMALL: dict[str, Any] = {
     **{"runtime": "ray", "stages": 3, "epochs": 1, "threads": 1, "device": "cpu", "precision": "float32"},
@@ -75,7 +76,7 @@ def record(cluster, digits_folder, make_recorder, tmp_path) -> Callable[..., Run
     """``record(tree, stop_when)``: what a run on Ray leaves; ``stop_when(recorder, outcome)`` stops it, once."""
 
     def run(tree: dict[str, Any], stop_when: Callable[[Any, Any], bool] | None = None) -> Run:
-        from asyncdgl.runtime.ray_runtime import RayRun
+        from asyncdgl.on_ray.run import RayRun
 
         config, recorder = parse_config(merged(SMALL, tree)), make_recorder()
         status = "completed"
@@ -129,7 +130,7 @@ def test_a_run_is_repeated_bit_for_bit(name, record, digits_folder) -> None:
 @pytest.mark.ray
 def test_a_run_that_was_stopped_is_repeated_to_its_last_passes(record, digits_folder, monkeypatch) -> None:
     """Chunks that were still under way belong to it: the last states are those after the last lines of the trace."""
-    from asyncdgl.runtime import ray_runtime
+    from asyncdgl.on_ray import run as ray_runtime
 
     monkeypatch.setattr(ray_runtime, "STOP_LIMIT_S", 60.0)  # others may use the machine
     monkeypatch.setattr(ray_runtime, "COUNT_LIMIT_S", 60.0)
@@ -146,7 +147,7 @@ def test_a_run_that_was_stopped_is_repeated_to_its_last_passes(record, digits_fo
 def test_a_run_that_is_stopped_in_its_last_evaluation_counts_each_buffer_once(
     record, digits_folder, monkeypatch
 ) -> None:
-    from asyncdgl.runtime import ray_runtime
+    from asyncdgl.on_ray import run as ray_runtime
 
     monkeypatch.setattr(ray_runtime, "STOP_LIMIT_S", 60.0)
     monkeypatch.setattr(ray_runtime, "COUNT_LIMIT_S", 60.0)

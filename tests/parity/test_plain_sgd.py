@@ -13,9 +13,9 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from asyncdgl.engine.build import make_stream, open_dataset
+from asyncdgl.learn.stage import Stage
 from asyncdgl.nets.network import StageNet, make_networks
-from asyncdgl.runtime.base import make_stream, open_dataset
-from asyncdgl.stage import Stage
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncdgl.config import ModelConfig
+from asyncdgl.config.model import ModelConfig
 from asyncdgl.errors import ConfigError
 from asyncdgl.nets.network import make_networks
 from asyncdgl.nets.shape import cut
-from asyncdgl.runtime.balance import balance, best_parts, decide, parts_of, share_out, with_cut
+from asyncdgl.plan.balance import balance, best_parts, decide, parts_of, share_out, with_cut
 
 
 @given(
@@ -93,7 +93,7 @@ def test_no_other_sharing_of_the_cores_has_a_faster_slowest_stage(cores, pass_se
 
 def test_threads_by_cost(small_config, monkeypatch) -> None:
     """With a cut that stays as it is unless that is open too."""
-    monkeypatch.setattr("asyncdgl.runtime.balance.available_cores", lambda: 5)
+    monkeypatch.setattr("asyncdgl.plan.balance.available_cores", lambda: 5)
     small: dict[str, Any] = {"runtime": "ray", "stages": 3, "model": {"blocks": 6}}
     config, measured = decide(small_config(**small, ray={"threads": "cost"}), 1, 10)
     assert measured is not None
@@ -108,7 +108,7 @@ def test_threads_by_cost(small_config, monkeypatch) -> None:
 
 
 def test_cut_and_threads_by_cost(small_config, monkeypatch) -> None:
-    monkeypatch.setattr("asyncdgl.runtime.balance.available_cores", lambda: 7)
+    monkeypatch.setattr("asyncdgl.plan.balance.available_cores", lambda: 7)
     tree = {"runtime": "ray", "stages": 2, "model": {"blocks": 4, "balance": "cost"}, "ray": {"threads": "cost"}}
     config, measured = decide(small_config(**tree), 1, 10)
     assert measured is not None
@@ -124,7 +124,7 @@ def test_cut_and_threads_by_cost(small_config, monkeypatch) -> None:
     ],
 )
 def test_what_this_machine_cannot_decide_is_refused(small_config, monkeypatch, tree, says) -> None:
-    monkeypatch.setattr("asyncdgl.runtime.balance.visible_gpus", lambda: int("model" not in tree))
+    monkeypatch.setattr("asyncdgl.plan.balance.visible_gpus", lambda: int("model" not in tree))
     with pytest.raises(ConfigError, match=says):
         decide(small_config(**{"runtime": "ray", "stages": 2, **tree}), 1, 10)
 

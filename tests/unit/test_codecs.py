@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from asyncdgl.buffers.codecs import ENCODERS, Arrays, decode, encode, from_arrays, payload_bytes, to_arrays
+from asyncdgl.learn.stage import Stage
 from asyncdgl.nets.network import make_stage_net
-from asyncdgl.replay.codecs import ENCODERS, Arrays, decode, encode, from_arrays, payload_bytes, to_arrays
-from asyncdgl.stage import Stage
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

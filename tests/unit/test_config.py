@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyncdgl.config import RunConfig
-from asyncdgl.config_file import dump_config, load_yaml, parse_assignment, parse_config, parse_yaml, set_key
-from asyncdgl.defaults import available_cores, merged
+from asyncdgl.config.defaults import available_cores, merged
+from asyncdgl.config.model import RunConfig
+from asyncdgl.config.yaml import dump_config, load_yaml, parse_assignment, parse_config, parse_yaml, set_key
 from asyncdgl.errors import ConfigError
 
 PROFILE = {
@@ -623,7 +623,7 @@ def test_settings_with_effect_may_be_typed(tree, typed) -> None:
 def test_a_configuration_is_parsed_without_torch_and_ray() -> None:
     """Most wrong inputs answer at once."""
     code = (
-        "import sys; from asyncdgl.config_file import parse_config, dump_config; dump_config(parse_config({}));"
+        "import sys; from asyncdgl.config.yaml import parse_config, dump_config; dump_config(parse_config({}));"
         "print([name for name in ('torch', 'ray', 'numpy', 'torchvision') if name in sys.modules])"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -9,10 +9,10 @@ import pytest
 from pydantic import ValidationError
 from scipy import stats
 
-from asyncdgl.config_file import parse_config
+from asyncdgl.config.yaml import parse_config
 from asyncdgl.delays.clock import ProfileClock
 from asyncdgl.delays.laws import Law
-from asyncdgl.delays.profile import (
+from asyncdgl.delays.profiles import (
     DESCRIPTIONS,
     DelayProfile,
     LinkDelay,
@@ -21,8 +21,8 @@ from asyncdgl.delays.profile import (
     built_in_profile,
     is_slow_stage,
 )
+from asyncdgl.engine.pace import Pace
 from asyncdgl.errors import ConfigError
-from asyncdgl.runtime.pace import Pace
 from asyncdgl.seeding import Draws
 
 MANY = 10_000

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from asyncdgl.replay.codecs import ENCODERS, Arrays, decode, encode, from_arrays, to_arrays
-from asyncdgl.runtime.entry_memory import EntryMemory, MappedMemory, stored_bytes
+from asyncdgl.buffers.codecs import ENCODERS, Arrays, decode, encode, from_arrays, to_arrays
+from asyncdgl.on_ray.transport.memory import EntryMemory, MappedMemory, stored_bytes
 
 
 def payload(codec: str, seed: int = 0) -> Arrays:
@@ -100,7 +100,7 @@ def test_a_smaller_entry_first_then_a_larger_one_in_the_same_place(memory) -> No
 
 READER = """
 import pickle, sys
-from asyncdgl.runtime.entry_memory import MappedMemory
+from asyncdgl.on_ray.transport.memory import MappedMemory
 memory = MappedMemory(int(sys.argv[1]), False)
 for _ in range(3):
     read = memory.read(pickle.load(sys.stdin.buffer))

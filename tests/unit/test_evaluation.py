@@ -11,8 +11,8 @@ from torch.nn.functional import cross_entropy
 
 from asyncdgl.data.dataset import Dataset, Images
 from asyncdgl.data.stream import in_order
-from asyncdgl.evaluation import EVALUATION_BATCH, Evaluator
-from asyncdgl.runtime.base import make_evaluator, make_stages, make_stream, open_dataset
+from asyncdgl.engine.build import make_evaluator, make_stages, make_stream, open_dataset
+from asyncdgl.learn.evaluation import EVALUATION_BATCH, Evaluator
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

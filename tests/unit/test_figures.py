@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from asyncdgl.rundir import Run, RunWriter, read_run
-from asyncdgl.study.figures import (
+from asyncdgl.report.figures import (
     COMPUTING,
     WAITING,
     draw_figures,
@@ -17,7 +16,9 @@ from asyncdgl.study.figures import (
     draw_staleness,
     draw_timeline,
 )
-from asyncdgl.trace import WAIT_REASONS
+from asyncdgl.rundir.reader import Run, read_run
+from asyncdgl.rundir.trace import WAIT_REASONS
+from asyncdgl.rundir.writer import RunWriter
 
 KINDS = {
     "async": {"delays": {"profile": "slow_stage2"}},

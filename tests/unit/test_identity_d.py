@@ -23,11 +23,11 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from asyncdgl.config_file import parse_config
-from asyncdgl.runtime import simulator
-from asyncdgl.runtime.provenance import ProvenancePasses
-from asyncdgl.runtime.virtual import VirtualRun
-from asyncdgl.trace import TRAIN, by_stage, staleness
+from asyncdgl.config.yaml import parse_config
+from asyncdgl.engine import sim as simulator
+from asyncdgl.engine.provenance import ProvenancePasses
+from asyncdgl.engine.virtual import VirtualRun
+from asyncdgl.rundir.trace import TRAIN, by_stage, staleness
 
 ALPHA = 1e-3
 SEEDS = 20

@@ -8,12 +8,11 @@ import pytest
 import torch
 from scipy import stats
 
-from asyncdgl.batch import PassName, Provenance
+from asyncdgl.buffers.codecs import encode, payload_bytes
+from asyncdgl.buffers.entry import Entry, PassName, Provenance
+from asyncdgl.buffers.link import Link
 from asyncdgl.delays.laws import Law
-from asyncdgl.delays.profile import LinkDelay, built_in_profile
-from asyncdgl.replay.codecs import encode, payload_bytes
-from asyncdgl.replay.entry import Entry
-from asyncdgl.replay.link import Link
+from asyncdgl.delays.profiles import LinkDelay, built_in_profile
 from asyncdgl.seeding import Draws
 
 MANY = 10_000

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from asyncdgl.config_file import parse_config
-from asyncdgl.runtime.machine import bf16_gains, visible_gpus
+from asyncdgl.config.yaml import parse_config
+from asyncdgl.plan.machine import bf16_gains, visible_gpus
 
 LARGE = {"data": {"dataset": "cifar10"}, "model": {"width": 32}}
 
@@ -47,7 +47,7 @@ def test_bfloat16_on_a_cpu(tree, flags, gains) -> None:
 def test_gpus_that_a_process_may_use(devices, listed, gpus, tmp_path, monkeypatch) -> None:
     for name in devices:
         (tmp_path / name).touch()
-    monkeypatch.setattr("asyncdgl.runtime.machine.DEVICES", tmp_path)
+    monkeypatch.setattr("asyncdgl.plan.machine.DEVICES", tmp_path)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if listed is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", listed)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from asyncdgl.metrics import EpochMeter, EvaluationSchedule, StageEnd, stage_summaries
+from asyncdgl.engine.evaluations import EvaluationSchedule
+from asyncdgl.learn.meter import EpochMeter
+from asyncdgl.rundir.measures import stage_summaries
+from asyncdgl.rundir.outcome import StageEnd
 
 
 def test_meter_gives_means_over_the_epoch() -> None:

@@ -11,15 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from asyncdgl.batch import ActivationBatch
-from asyncdgl.config import ModelConfig
-from asyncdgl.config_file import parse_config
+from asyncdgl.buffers.codecs import encode, payload_bytes
+from asyncdgl.config.model import ModelConfig
+from asyncdgl.config.yaml import parse_config
+from asyncdgl.data.batch import ActivationBatch
+from asyncdgl.learn.stage import Stage
 from asyncdgl.nets.auxiliary import AUXILIARY, AveragePool, short_head
 from asyncdgl.nets.cost import stage_costs
 from asyncdgl.nets.network import StageNet, make_networks, make_stage_net
 from asyncdgl.nets.shape import block_shapes, cut, entry_bytes
-from asyncdgl.replay.codecs import encode, payload_bytes
-from asyncdgl.stage import Stage
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from asyncdgl.errors import ConfigError
-from asyncdgl.study.results import RunResult, SweepResults, estimate, points, points_csv
-from asyncdgl.study.sweep import load_sweep
+from asyncdgl.sweep.grid import load_sweep
+from asyncdgl.sweep.results import RunResult, SweepResults, estimate, points, points_csv
 
 ACCURACIES = {
     (1.0, "async-dgl"): {0: 0.50, 1: 0.60, 2: 0.70},

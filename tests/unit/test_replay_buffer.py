@@ -5,15 +5,14 @@ import dataclasses
 import pytest
 from scipy import stats
 
-from asyncdgl.batch import PassName, Provenance
-from asyncdgl.config import BufferConfig
-from asyncdgl.config_file import parse_config
+from asyncdgl.buffers.buffer import ReplayBuffer
+from asyncdgl.buffers.entry import Entry, PassName, Provenance
+from asyncdgl.buffers.link import Link
+from asyncdgl.config.model import BufferConfig
+from asyncdgl.config.yaml import parse_config
 from asyncdgl.delays.laws import Law
-from asyncdgl.delays.profile import LinkDelay
+from asyncdgl.delays.profiles import LinkDelay
 from asyncdgl.errors import ConfigError, SampleBlocked
-from asyncdgl.replay.buffer import ReplayBuffer
-from asyncdgl.replay.entry import Entry
-from asyncdgl.replay.link import Link
 from asyncdgl.seeding import Draws
 
 INSTANT = LinkDelay()

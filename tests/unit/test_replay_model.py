@@ -7,14 +7,13 @@ from functools import cache
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from asyncdgl.batch import PassName, Provenance
-from asyncdgl.config import BufferConfig
+from asyncdgl.buffers.buffer import ReplayBuffer
+from asyncdgl.buffers.entry import Entry, PassName, Provenance
+from asyncdgl.buffers.link import Link
+from asyncdgl.config.model import BufferConfig
 from asyncdgl.delays.laws import Law
-from asyncdgl.delays.profile import LinkDelay
+from asyncdgl.delays.profiles import LinkDelay
 from asyncdgl.errors import SampleBlocked
-from asyncdgl.replay.buffer import ReplayBuffer
-from asyncdgl.replay.entry import Entry
-from asyncdgl.replay.link import Link
 from asyncdgl.seeding import Draws
 
 STEPS = 14  # few enough that names come again and gaps are filled

@@ -14,11 +14,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from asyncdgl.cli.summary import make_summary
-from asyncdgl.defaults import merged
+from asyncdgl.config.defaults import merged
 from asyncdgl.errors import ConfigError, ReplayMismatch
-from asyncdgl.rundir import Run, RunWriter, read_run
-from asyncdgl.trace import FORWARD, TRAIN, PassRecord, by_stage
+from asyncdgl.rundir.reader import Run, read_run
+from asyncdgl.rundir.summary import make_summary
+from asyncdgl.rundir.trace import FORWARD, TRAIN, PassRecord, by_stage
+from asyncdgl.rundir.writer import RunWriter
 
 TINY: dict[str, Any] = {"epochs": 1, "batch_size": 32, "data": {"validation": 0.75}, "model": {"width": 2}}
 """11 updates an epoch, as with the larger batches of all the training images."""
@@ -71,8 +72,8 @@ ALTERED: dict[str, Any] = {"buffer": {"sampler": "uniform", "size": 4}, **SLOW_E
 @pytest.fixture(scope="module")
 def make_run(small_config, make_recorder, digits_folder, tmp_path_factory) -> Callable[[dict[str, Any]], Run]:
     """``make_run(tree)``: what a finished run left, read back from its directory. Each is made once."""
-    from asyncdgl.runtime.simulator import Simulation
-    from asyncdgl.runtime.virtual import VirtualRun
+    from asyncdgl.engine.sim import Simulation
+    from asyncdgl.engine.virtual import VirtualRun
 
     made: dict[str, Run] = {}
 
@@ -108,7 +109,7 @@ def original(make_run) -> Run:
 @pytest.fixture(scope="module")
 def replay(digits_folder) -> Callable[..., Any]:
     """``replay(run)``: repeat it; the result as (stage, passes, recorded, state_equal)."""
-    from asyncdgl.runtime.replayer import Replay
+    from asyncdgl.engine.replayer import Replay
 
     def repeat(run: Run) -> list[tuple[Any, ...]]:
         return [dataclasses.astuple(result) for result in Replay(run, digits_folder).run()]
@@ -204,7 +205,7 @@ def test_a_run_without_summary_is_repeated_as_far_as_it_went(original, replay) -
 
 
 def test_check_stops_it(original, digits_folder) -> None:
-    from asyncdgl.runtime.replayer import Replay
+    from asyncdgl.engine.replayer import Replay
 
     calls = itertools.count(1)
 
@@ -218,7 +219,7 @@ def test_check_stops_it(original, digits_folder) -> None:
 
 
 def test_what_cannot_be_repeated_is_refused(original, digits_folder, small_config) -> None:
-    from asyncdgl.runtime.replayer import Replay
+    from asyncdgl.engine.replayer import Replay
 
     moved = small_config(runtime="virtual", virtual={"train": False})
     with pytest.raises(ConfigError, match=r"computed nothing .*nothing to replay"):
@@ -232,7 +233,7 @@ def test_what_cannot_be_repeated_is_refused(original, digits_folder, small_confi
 
 @pytest.mark.parametrize("name", ["uniform", "lossy", "sync-dgl", "sequential-dgl", "virtual, prefetch"])
 def test_an_entry_is_let_go_once_its_last_reader_has_it(name, make_run, digits_folder) -> None:
-    from asyncdgl.runtime.replayer import Replay
+    from asyncdgl.engine.replayer import Replay
 
     run = make_run(RUNS[name])
     recorded = by_stage(run.trace)
@@ -489,7 +490,7 @@ def test_a_stage_that_ends_anywhere_takes_along_only_what_read_it(stage, share, 
 
 def test_the_last_states_of_a_stopped_run_are_compared(original, mismatch, digits_folder) -> None:
     """As far as the updates agree: a stage may have gone on for a moment after the last line of its trace."""
-    from asyncdgl.runtime.replayer import Replay
+    from asyncdgl.engine.replayer import Replay
 
     half = with_trace(original, original.trace[: len(original.trace) // 2])
     repetition = Replay(dataclasses.replace(half, summary=None), digits_folder)

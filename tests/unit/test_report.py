@@ -11,15 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from asyncdgl.cli.summary import make_summary
 from asyncdgl.errors import DataError
-from asyncdgl.rundir import RunWriter, read_run
-from asyncdgl.study import report as report_module
-from asyncdgl.study.execute import FAILED, RunStore
-from asyncdgl.study.figures import draw_staleness, save
-from asyncdgl.study.report import FORMATS, check_all, write_reports
-from asyncdgl.study.results import read_sweep, write_index
-from asyncdgl.study.sweep import load_sweep
+from asyncdgl.report import write as report_module
+from asyncdgl.report.figures import draw_staleness, save
+from asyncdgl.report.write import FORMATS, check_all, write_reports
+from asyncdgl.rundir.reader import read_run
+from asyncdgl.rundir.summary import make_summary
+from asyncdgl.rundir.writer import RunWriter
+from asyncdgl.sweep.execution import FAILED, RunStore
+from asyncdgl.sweep.grid import load_sweep
+from asyncdgl.sweep.results import read_sweep, write_index
 
 EVIL = "</pre><script>alert('x')</script> ``` <img src=http://example.org/x.png>"
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from asyncdgl import rundir
 from asyncdgl.errors import ConfigError, DataError
-from asyncdgl.rundir import RunWriter, check_out, make_run_dir, read_run
+from asyncdgl.rundir import writer as rundir
+from asyncdgl.rundir.reader import read_run
+from asyncdgl.rundir.writer import RunWriter, check_out, make_run_dir
 
 # --- Made and refused -------------------------------------------------------------------------------------------------
 

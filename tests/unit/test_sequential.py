@@ -10,11 +10,11 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from asyncdgl.engine.build import make_stream, open_dataset
+from asyncdgl.engine.sim import Simulation
+from asyncdgl.learn.stage import Stage
 from asyncdgl.nets.network import StageNet, make_networks
-from asyncdgl.runtime.base import make_stream, open_dataset
-from asyncdgl.runtime.simulator import Simulation
-from asyncdgl.stage import Stage
-from asyncdgl.trace import by_stage
+from asyncdgl.rundir.trace import by_stage
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -214,8 +214,8 @@ def test_no_entry_outlives_its_batch(simulate, small_config, monkeypatch) -> Non
     import gc
     import weakref
 
-    from asyncdgl.replay.entry import Entry
-    from asyncdgl.runtime import passes
+    from asyncdgl.buffers.entry import Entry
+    from asyncdgl.engine import passes
 
     class Watched(Entry):
         __slots__ = ("__weakref__",)

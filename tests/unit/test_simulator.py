@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import scipy.stats
 
-from asyncdgl.batch import PassName
-from asyncdgl.runtime import simulator
-from asyncdgl.runtime.base import evaluation_line, make_clock, make_stages, open_dataset
-from asyncdgl.runtime.simulator import Simulation, drawn_turns
-from asyncdgl.trace import by_stage, staleness
+from asyncdgl.buffers.entry import PassName
+from asyncdgl.engine import sim as simulator
+from asyncdgl.engine.build import make_clock, make_stages, open_dataset
+from asyncdgl.engine.evaluations import evaluation_line
+from asyncdgl.engine.sim import Simulation, drawn_turns
+from asyncdgl.rundir.trace import by_stage, staleness
 
 UPDATES = 22
 """Of each stage in a small run: 1,437 images in batches of 128, 2 epochs."""

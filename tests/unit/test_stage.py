@@ -10,10 +10,10 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from asyncdgl.batch import ActivationBatch
-from asyncdgl.config import OptimConfig
+from asyncdgl.config.model import OptimConfig
+from asyncdgl.data.batch import ActivationBatch
+from asyncdgl.learn.stage import Stage, learning_rate
 from asyncdgl.nets.network import StageNet, make_stage_net
-from asyncdgl.stage import Stage, learning_rate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

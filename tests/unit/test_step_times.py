@@ -10,10 +10,10 @@ from typing import Any
 import psutil
 import pytest
 
-from asyncdgl.config import PassTimes
+from asyncdgl.config.model import PassTimes
 from asyncdgl.errors import StageFailed
-from asyncdgl.runtime import step_times
-from asyncdgl.runtime.step_times import measure_step_times
+from asyncdgl.plan import step_times
+from asyncdgl.plan.step_times import measure_step_times
 
 # A process imports torch first, which takes long on a busy machine.
 pytestmark = pytest.mark.timeout(120)

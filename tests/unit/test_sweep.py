@@ -17,14 +17,15 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from asyncdgl.config_file import dump_config, load_yaml, parse_config
-from asyncdgl.defaults import merged
+from asyncdgl.config.defaults import merged
+from asyncdgl.config.yaml import dump_config, load_yaml, parse_config
 from asyncdgl.errors import ConfigError, DataError
-from asyncdgl.runtime.machine import on_this_machine
-from asyncdgl.study import execute as execute_module
-from asyncdgl.study import sweep as sweep_module
-from asyncdgl.study.execute import FAILED, WORK, Finished, RunStore, execute
-from asyncdgl.study.results import (
+from asyncdgl.plan.machine import on_this_machine
+from asyncdgl.sweep import execution as execute_module
+from asyncdgl.sweep import grid as sweep_module
+from asyncdgl.sweep.execution import FAILED, WORK, Finished, RunStore, execute
+from asyncdgl.sweep.grid import SweepRun, load_sweep, run_key
+from asyncdgl.sweep.results import (
     MEASURES,
     estimate,
     markdown,
@@ -35,7 +36,6 @@ from asyncdgl.study.results import (
     write_index,
     write_tables,
 )
-from asyncdgl.study.sweep import SweepRun, load_sweep, run_key
 
 BASE = {"runtime": "sim", "stages": 3, "epochs": 1, "batch_size": 128, "threads": 1, "device": "cpu"}
 

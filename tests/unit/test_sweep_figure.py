@@ -7,9 +7,9 @@ import math
 import pytest
 
 from asyncdgl.errors import ConfigError
-from asyncdgl.study.results import Estimate, RunResult, SweepResults, estimate
-from asyncdgl.study.sweep import FigureConfig
-from asyncdgl.study.sweep_figure import choose_figure, draw_sweep, save_sweep_figure
+from asyncdgl.report.sweep_figure import choose_figure, draw_sweep, save_sweep_figure
+from asyncdgl.sweep.grid import FigureConfig
+from asyncdgl.sweep.results import Estimate, RunResult, SweepResults, estimate
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncdgl.trace import PassRecord, batch_age, by_stage, distribution, overlap, read_trace, staleness
+from asyncdgl.rundir.trace import PassRecord, batch_age, by_stage, distribution, overlap, read_trace, staleness
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 

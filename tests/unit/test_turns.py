@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import scipy.stats
 
-from asyncdgl.runtime import simulator
-from asyncdgl.runtime.simulator import Simulation, drawn_turns
+from asyncdgl.engine import sim as simulator
+from asyncdgl.engine.sim import Simulation, drawn_turns
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -17,13 +17,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from asyncdgl.config_file import parse_config
+from asyncdgl.config.yaml import parse_config
 from asyncdgl.delays.laws import Law
+from asyncdgl.engine.build import make_clock
+from asyncdgl.engine.virtual import VirtualRun
 from asyncdgl.errors import ConfigError
-from asyncdgl.runtime.base import make_clock
-from asyncdgl.runtime.virtual import VirtualRun
+from asyncdgl.rundir.trace import FORWARD, TRAIN, by_stage, staleness
 from asyncdgl.seeding import Draws
-from asyncdgl.trace import FORWARD, TRAIN, by_stage, staleness
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -1,0 +1,1 @@
+"""The configuration of a run: what was asked, and what it means."""

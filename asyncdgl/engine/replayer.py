@@ -1,0 +1,170 @@
+"""Repeats a run from its trace: asynchronous as it was, what each pass read stands there, and so do the losses.
+
+The passes are made in one process in the order of their dependencies, not of their times: a pass needs the one before
+it of its own stage, and the one that made what it read. Everything else about the run (delays, buffers, samplers,
+losses, waits) decided only who read what, and is not repeated.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from asyncdgl.buffers.buffer import Sample
+from asyncdgl.buffers.entry import Entry, PassName
+from asyncdgl.engine.build import make_stages, open_dataset
+from asyncdgl.engine.passes import StagePasses
+from asyncdgl.errors import ConfigError, ReplayMismatch
+from asyncdgl.learn.arithmetic import set_up_torch
+from asyncdgl.rundir.reader import Run
+from asyncdgl.rundir.trace import FORWARD, TRAIN, PassRecord
+
+
+@dataclass(frozen=True)
+class StageReplay:
+    """How far one stage was repeated.
+
+    Attributes:
+        stage: its number.
+        passes: repeated, each with the loss of the trace.
+        recorded: passes in the trace; more than repeated only where a stopped run lacks what they read.
+        state_equal: whether the final state has the hash of the summary; None where there is none to compare with.
+    """
+
+    stage: int
+    passes: int
+    recorded: int
+    state_equal: bool | None
+
+
+class Replay:
+    """One repetition of a run.
+
+    Args:
+        run: what it left.
+        data: folder of the decoded data set.
+        check: called between passes; raises where the replay is to stop.
+
+    Raises:
+        ConfigError: the run has nothing that could be repeated.
+    """
+
+    def __init__(self, run: Run, data: Path, check: Callable[[], None] = lambda: None) -> None:
+        config = run.config
+        if not config.has_tensors:
+            raise ConfigError(f"{run.path} computed nothing (virtual.train false): there is nothing to replay")
+        if not run.trace:
+            raise ConfigError(f"{run.path} has no passes in its trace: there is nothing to replay")
+        set_up_torch(config)
+        self._run = run
+        self._check = check
+        dataset = open_dataset(config, data)
+        stages = make_stages(config, dataset)
+        self._numbers = range(1, len(stages) + 1)
+        self._passes = {j: StagePasses(config, dataset, j, stages[j - 1], lambda: 0.0) for j in self._numbers}
+        recorded = run.passes
+        self._recorded = {j: recorded.get(j, []) for j in self._numbers}
+        self._readers = Counter(_source(r) for r in run.trace if r.stage > 1)
+        self._entries: dict[PassName, Entry] = {}  # made, and still to be read
+        self._one_after_the_other = config.algorithm == "sequential-dgl"
+
+    def run(self) -> list[StageReplay]:
+        """Repeat every pass, comparing as it goes.
+
+        Raises:
+            ReplayMismatch: names the first pass, or the first stage's final state, that differs.
+        """
+        while (j := self._next_stage()) is not None:
+            self._check()
+            self._repeat(j, self._recorded[j][self._passes[j].step])
+        return [self._result(j) for j in self._numbers]
+
+    def _next_stage(self) -> int | None:
+        """The last stage that can make its next pass: so each entry is soon read and let go."""
+        for j in reversed(self._numbers):
+            step = self._passes[j].step
+            if step < len(self._recorded[j]) and (j == 1 or _source(self._recorded[j][step]) in self._entries):
+                return j
+        return None
+
+    def _repeat(self, j: int, record: PassRecord) -> None:
+        passes = self._passes[j]
+        name = passes.next_name
+        if (record.stage, record.incarnation, record.step) != name:
+            raise ReplayMismatch(f"stage {j}: the trace has step {record.step} where step {name.step} is due")
+        if record.kind != (TRAIN if passes.is_training else FORWARD):
+            raise _differs(record, "kind", TRAIN if passes.is_training else FORWARD, record.kind)
+        sample = self._sample(record) if j > 1 else None
+        batch = name.step % passes.quota if self._one_after_the_other else name.step
+        if j == 1 and record.batch != batch:
+            raise _differs(record, "batch", batch, record.batch)
+        torch.set_num_threads(self._run.config.threads_of(j))
+        passed = passes.run(record.kind, sample, None, {}, record.batch if j == 1 else None)
+        if passed.record.loss != record.loss:
+            raise _differs(record, "loss", passed.record.loss, record.loss)
+        if passed.entry is not None and self._readers[name]:
+            self._entries[name] = passed.entry
+
+    def _sample(self, record: PassRecord) -> Sample:
+        """What the pass read; what the trace says of it must be true of it."""
+        source = _source(record)
+        entry = self._entries[source]
+        for what, is_so, said in (
+            ("batch", entry.source.batch, record.batch),
+            ("source_update", entry.source.update, record.source_update),
+        ):
+            if is_so != said:
+                raise _differs(record, what, is_so, said)
+        self._readers[source] -= 1
+        if not self._readers[source]:
+            del self._entries[source]
+        return Sample(entry.source, entry.payload, record.times_sampled or 1)
+
+    def _result(self, j: int) -> StageReplay:
+        passes, recorded, summary = self._passes[j], self._recorded[j], self._run.summary
+        complete = summary is not None and summary["status"] == "completed"
+        if passes.step < len(recorded):
+            record = recorded[passes.step]
+            source = _source(record)
+            behind_the_end = source.step >= len(self._recorded[j - 1]) or self._passes[j - 1].step <= source.step
+            if complete or not behind_the_end:
+                raise ReplayMismatch(
+                    f"stage {j}, step {record.step}: it read what step {source.step} of stage {j - 1} made, "
+                    "which the trace does not have"
+                )
+        line = next((s for s in summary["stages"] if s["stage"] == j), None) if summary is not None else None
+        state_equal = None
+        # A stopped run's stage may have gone on for a moment after the last line of its trace.
+        if line is not None and line["state_sha256"] is not None and line["updates"] == passes.stage.updates:
+            state_equal = line["state_sha256"] == passes.stage.state_sha256()
+            if not state_equal:
+                raise ReplayMismatch(
+                    f"stage {j}: every loss is equal, but its state after {line['updates']} updates is not"
+                )
+        elif complete:
+            raise ReplayMismatch(
+                f"stage {j}: the trace has {passes.stage.updates} updates, but the summary "
+                f"{line['updates'] if line is not None else 'none'}"
+            )
+        forwards = passes.step - passes.stage.updates
+        if complete and line is not None and line["forward_passes"] != forwards:  # the last ones may have no reader
+            raise ReplayMismatch(
+                f"stage {j}: the trace has {forwards} forward-only passes, but the summary {line['forward_passes']}"
+            )
+        return StageReplay(j, passes.step, len(recorded), state_equal)
+
+
+def _source(record: PassRecord) -> PassName:
+    return PassName(
+        record.stage - 1, record.source_incarnation or 0, -1 if record.source_step is None else record.source_step
+    )
+
+
+def _differs(record: PassRecord, what: str, repeated: object, said: object) -> ReplayMismatch:
+    return ReplayMismatch(
+        f"stage {record.stage}, step {record.step} ({record.kind}): {what} is {repeated}, but the trace says {said}"
+    )

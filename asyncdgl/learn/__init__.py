@@ -1,0 +1,1 @@
+"""What learns: a stage, its losses, and its evaluation."""

@@ -1,0 +1,1 @@
+"""The Ray runtime. Only files in this package import ray."""

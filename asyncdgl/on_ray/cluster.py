@@ -1,0 +1,228 @@
+"""Starting, joining and leaving Ray; and making sure that a local cluster never outlives its run.
+
+Ray reads its settings when it is imported, so this file imports it only once they are made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import secrets
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from asyncdgl.config.model import RunConfig
+from asyncdgl.errors import ConfigError
+from asyncdgl.on_ray.guardian import start_guardian
+from asyncdgl.plan.machine import visible_gpus
+
+PROBE_S = 2.0
+LOCAL_MARK = "ASYNCDGL_LOCAL_CLUSTER"
+"""Environment variable that every process of a local cluster carries, with a value that only this run knows."""
+
+SHARED_MEMORY = Path("/dev/shm")
+STORE_BYTES = 1_000_000_000
+"""Ray's object store at most. It holds weights on their way to evaluation; entries lie in their buffers' memory."""
+
+LEAST_STORE_BYTES = 80_000_000
+"""Ray takes no smaller one. Containers often have less shared memory: then it is on the disk, which is good enough."""
+
+SMALL_CPUS = 0.05
+"""What an actor that hardly computes asks for; with 0 it might ignore its placement group."""
+
+
+# What a gRPC server, as Ray's head is, must answer to: the HTTP/2 preface with an empty SETTINGS frame.
+_SETTINGS = 4
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, _SETTINGS, 0, 0, 0, 0, 0])
+
+
+def check_address(address: str, configured: str | None) -> None:
+    """Fail soon where nobody answers: Ray itself would retry for minutes, deaf to signals.
+
+    Args:
+        address: host and port.
+        configured: what the configuration says; None where the address comes from RAY_ADDRESS.
+
+    Raises:
+        ConfigError: the address is malformed, its port does not answer, or something other than Ray does.
+    """
+    name = "RAY_ADDRESS" if configured is None else "ray.address"
+    host, _, port = address.rpartition(":")
+    if address == "auto":
+        return
+    if not host or "/" in host or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65536:
+        raise ConfigError(f"{name} must be HOST:PORT, for example 10.0.0.5:6379; got {address!r}")
+    mend = (
+        "start a cluster with `ray start --head`, or leave the address and RAY_ADDRESS away to use this machine alone"
+    )
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_S) as connection:
+            connection.sendall(_PREFACE)
+            frame = connection.recv(9)
+    except (OSError, UnicodeError) as error:
+        reason = (
+            "no answer" if isinstance(error, TimeoutError) else (getattr(error, "strerror", None) or "no such host")
+        )
+        raise ConfigError(f"{name} {address}: nobody answers there ({reason}); {mend}") from None
+    if len(frame) < 4 or frame[3] != _SETTINGS:
+        raise ConfigError(f"{name} {address}: something answers there, but it is not a Ray head; {mend}")
+
+
+def wanted_address(configured: str | None) -> str | None:
+    """The cluster to join: ``--address``, else ``RAY_ADDRESS``; None to start a local one."""
+    address = configured if configured is not None else os.environ.get("RAY_ADDRESS") or None
+    return None if address == "local" else address
+
+
+@contextlib.contextmanager
+def ray_cluster(config: RunConfig, empty_dir: Path) -> Iterator[None]:
+    """The cluster that a run asks for: a running one, or one of its own. Enter it before ray is imported.
+
+    Args:
+        config: the run.
+        empty_dir: a folder without Python files, which workers will have on their module path.
+    """
+    address = wanted_address(config.ray.address)
+    if address is not None:
+        with joined_cluster(address, empty_dir):
+            yield
+        return
+    store = STORE_BYTES
+    if SHARED_MEMORY.is_dir():  # a store larger than that moves to the disk
+        store = max(LEAST_STORE_BYTES, min(store, int(0.9 * shutil.disk_usage(SHARED_MEMORY).free)))
+    cpus = math.ceil(config.stages * (1 + SMALL_CPUS) + 2 * SMALL_CPUS)
+    with local_cluster(cpus, visible_gpus() if config.device == "cuda" else 0, store, empty_dir):
+        yield
+
+
+@contextlib.contextmanager
+def local_cluster(cpus: int, gpus: int, store_bytes: int, empty_dir: Path) -> Iterator[None]:
+    """A Ray cluster of this process alone: on loopback, with its own token; no process of it survives.
+
+    Args:
+        cpus: logical CPUs: what the actors ask for together, not what the machine has.
+        gpus: GPUs to offer.
+        store_bytes: size of the object store.
+        empty_dir: a folder without Python files, which workers will have on their module path.
+    """
+    mark = secrets.token_hex(16)
+    os.environ.update(
+        {
+            LOCAL_MARK: mark,
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            # Off Linux, Ray takes loopback as its own address and opens no other port; this asks for the same here.
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        }
+    )
+    os.environ.pop("RAY_ADDRESS", None)
+    # A killed driver can't clean up, and Ray's agents would outlive it by a while.
+    guardian = start_guardian(LOCAL_MARK, mark)
+    try:
+        import ray
+
+        with _working_directory(empty_dir):
+            ray.init(
+                address="local",
+                num_cpus=cpus,
+                num_gpus=gpus,
+                object_store_memory=store_bytes,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                namespace="asyncdgl",
+                _system_config={"automatic_object_spilling_enabled": False},
+            )
+        yield
+    finally:
+        if isinstance(sys.exc_info()[1], Exception | None):
+            _shut_down()
+            end_local_cluster()
+            guardian.kill()
+            guardian.wait()
+        else:
+            # The process is being interrupted and has no time for Ray's own way. One of Ray's processes may just be
+            # starting another, which only the guardian meets: it looks again when this process has ended.
+            end_local_cluster()
+
+
+@contextlib.contextmanager
+def joined_cluster(address: str, empty_dir: Path) -> Iterator[None]:
+    """A running cluster; its actors of this run end with this process.
+
+    Raises:
+        ConfigError: the cluster wants a token that this process does not have.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+
+    try:
+        with _working_directory(empty_dir):
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, namespace="asyncdgl")
+    except (ray.exceptions.AuthenticationError, ConnectionError, RuntimeError) as error:
+        if "uthenticat" in f"{type(error).__name__}{error}":
+            raise ConfigError(
+                f"the Ray cluster at {address} asks for a token: set RAY_AUTH_MODE=token and bring the head's "
+                "~/.ray/auth_token here"
+            ) from None
+        raise ConfigError(f"the Ray cluster at {address} can't be joined: {str(error).splitlines()[0]}") from None
+    try:
+        yield
+    finally:
+        _shut_down()
+
+
+def _shut_down() -> None:
+    import ray
+
+    with contextlib.suppress(Exception):
+        ray.shutdown()
+
+
+def end_local_cluster() -> None:
+    """End every process of this process's local cluster at once, if it has one."""
+    mark = os.environ.get(LOCAL_MARK)
+    for process in psutil.process_iter() if mark is not None else ():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.pid != os.getpid() and process.environ().get(LOCAL_MARK) == mark:
+                process.kill()
+
+
+@contextlib.contextmanager
+def _working_directory(path: Path) -> Iterator[None]:
+    """Ray puts the driver's working directory first on the workers' module path: a stray queue.py would break them."""
+    before = os.getcwd()
+    os.chdir(path)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def wait_for_placement(group: Any, needs: str, seconds: float) -> None:
+    """Wait until the bundles have their place.
+
+    Raises:
+        ConfigError: the cluster does not have what they need.
+    """
+    import ray
+
+    deadline = time.monotonic() + seconds
+    while not group.wait(timeout_seconds=1):
+        if time.monotonic() > deadline:
+            total = ray.cluster_resources()  # type: ignore[no-untyped-call]
+            has = ", ".join(f"{total.get(k, 0):g} {k}" for k in ("CPU", "GPU"))
+            raise ConfigError(
+                f"the Ray cluster has no place for this run: it needs {needs}; the cluster has {has}: use fewer "
+                "--stages or --threads, or more machines"
+            )

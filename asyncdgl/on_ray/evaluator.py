@@ -1,0 +1,40 @@
+"""The actor that evaluates published weights beside the training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+
+from asyncdgl.config.model import RunConfig
+from asyncdgl.engine.build import make_evaluator, open_dataset
+from asyncdgl.learn.arithmetic import set_up_torch
+from asyncdgl.observer import Line
+
+if TYPE_CHECKING:
+    pass
+
+
+from asyncdgl.on_ray.greeting import hello
+
+
+class EvaluationActor:
+    """Evaluates published weights beside the training."""
+
+    def __init__(self, config: RunConfig, data: Path) -> None:
+        set_up_torch(config)
+        self._config = config
+        self._evaluator = make_evaluator(config, open_dataset(config, data))
+
+    def hello(self) -> Line:
+        """See ``hello``."""
+        return hello()
+
+    def evaluate(self, published: list[Any]) -> dict[str, dict[str, Any]]:
+        """See ``Evaluator.evaluate``; the weights come as references to numpy arrays."""
+        import torch
+
+        set_up_torch(self._config)  # see StageActor.run
+        states = [{name: torch.from_numpy(value.copy()) for name, value in s.items()} for s in ray.get(published)]
+        return self._evaluator.evaluate(states)

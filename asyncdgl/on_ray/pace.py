@@ -1,0 +1,124 @@
+"""The actor that keeps pace: which stage may start when, and who still trains."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from asyncdgl.config.model import RunConfig
+from asyncdgl.engine.pace import Pace
+from asyncdgl.observer import Line
+from asyncdgl.on_ray.transport.calls import Answers
+
+if TYPE_CHECKING:
+    pass
+
+
+from asyncdgl.on_ray.greeting import hello
+
+WAIT_S = 0.2
+"""Longest time that one call waits at another actor before it answers that there is nothing yet."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """Answer to a stage that wants to start a pass.
+
+    Attributes:
+        clock: at which the pass starts; None if it may not yet.
+        waited_s: how long the answer was held back; without the messages themselves.
+        later_stages_train: whether a later stage still trains.
+    """
+
+    clock: float | None
+    waited_s: float
+    later_stages_train: bool
+
+
+class PaceActor:
+    """Tells stages when they may start, which others still train, and how long a step is."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self._pace = Pace(config.profile.window)
+        self._training = set(range(1, config.stages + 1))
+        self._slowdown = {j: config.profile.stage(j).slowdown for j in self._training}
+        self._pass_seconds: dict[int, float] = {}
+        self._waiting: dict[int, tuple[Callable[[], bool], asyncio.Future[None]]] = {}
+        self._stopping = False
+        self._answers = Answers(self)
+
+    async def hello(self) -> Line:
+        """See ``hello``."""
+        return hello()
+
+    async def address(self) -> str | None:
+        """See ``Answers.listen``."""
+        return self._answers.listen()
+
+    async def stop(self) -> None:
+        """The run was interrupted."""
+        self._stopping = True
+
+    async def is_stopping(self) -> bool:
+        """Whether the run was interrupted."""
+        return self._stopping
+
+    async def start(self, stage: int, v: float) -> Start:
+        """Wait until pass with clock ``v`` may start, or for a while."""
+        began = time.monotonic()
+        clock = self._pace.request(stage, v)
+        granted_at_once = clock is not None
+        self._wake()
+        if clock is None:
+            await self._wait(stage, lambda: self._pace.limit is None or v <= self._pace.limit)
+            clock = self._pace.request(stage, v)
+        waited_s = 0.0 if granted_at_once else time.monotonic() - began
+        return Start(clock, waited_s, self._later(stage))
+
+    async def release(self, stage: int) -> bool:
+        """The stage waits for something else; returns whether a later stage still trains."""
+        self._pace.release(stage)
+        self._wake()
+        return self._later(stage)
+
+    async def trained(self, stage: int) -> bool:
+        """The stage has done its quota of updates; returns whether a later stage still trains."""
+        self._training.discard(stage)
+        return self._later(stage)
+
+    async def reached(self, stage: int, due: float) -> float:
+        """Stage ``stage`` waits until the profile clock reaches ``due``, or for a while; returns where it is."""
+        self._pace.expect(stage, due)
+        self._wake()
+        if self._pace.now < due:
+            await self._wait(stage, lambda: self._pace.now >= due)
+        return self._pace.now
+
+    async def step_seconds(self, stage: int, pass_seconds: float) -> float:
+        """Report a stage's mean pass time without slowdown; returns that of the unslowed stages: one step."""
+        self._pass_seconds[stage] = pass_seconds
+        least = min(self._slowdown[j] for j in self._pass_seconds)
+        unslowed = [s for j, s in self._pass_seconds.items() if self._slowdown[j] == least]
+        return sum(unslowed) / len(unslowed)
+
+    def _later(self, stage: int) -> bool:
+        return any(j > stage for j in self._training)
+
+    def _wake(self) -> None:
+        """The pace has changed: wake whom it lets go on, and nobody else."""
+        for stage, (may_go, future) in list(self._waiting.items()):
+            if may_go():
+                del self._waiting[stage]
+                if not future.done():
+                    future.set_result(None)
+
+    async def _wait(self, stage: int, may_go: Callable[[], bool]) -> None:
+        """Until ``may_go``, or for a while."""
+        future = asyncio.get_running_loop().create_future()
+        self._waiting[stage] = may_go, future
+        await asyncio.wait([future], timeout=WAIT_S)
+        if not future.done() and self._waiting.get(stage, (None, None))[1] is future:
+            del self._waiting[stage]

@@ -1,0 +1,135 @@
+"""A stage's two ends: where it takes its entries, and where it leaves what it makes, each at a buffer's actor."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from asyncdgl.buffers.buffer import Sample
+from asyncdgl.buffers.entry import Entry, PassName
+from asyncdgl.config.model import RunConfig
+from asyncdgl.on_ray.buffer import Reply
+from asyncdgl.on_ray.transport.calls import Call, Calls
+from asyncdgl.on_ray.transport.memory import UNACKNOWLEDGED, MappedMemory, Stored, stored_bytes
+
+if TYPE_CHECKING:
+    from asyncdgl.buffers.codecs import Arrays
+
+DROPS_AT_ONCE = 5_000
+"""Names of dropped entries in one message: it must not become too large for a socket."""
+
+
+class Inbox:
+    """Asks the buffer for entries, also ahead of their use, and reads them."""
+
+    def __init__(self, buffer: Any) -> None:
+        self._buffer = Calls(buffer)
+        self._memory = None if self._buffer.memory is None else MappedMemory(self._buffer.memory, writable=False)
+        self._fetching: deque[Call] = deque()
+
+    def fetch(self, v: float, count: int) -> None:
+        """Ask, until so many answers are on their way or here."""
+        while len(self._fetching) < count:
+            self._fetching.append(self._ask(v, wait=False))
+
+    def take(self, v: float) -> Reply:
+        """The next entry, or the reason why there is none now."""
+        # Every entry that was fetched comes before any that is asked for now: the order of samples is kept.
+        reply: Reply = (self._fetching.popleft() if self._fetching else self._ask(v, wait=False)).get()
+        while reply.sample is None and self._fetching:
+            reply = self._fetching.popleft().get()
+        return reply
+
+    def wait(self, v: float) -> Reply:
+        """Wait a while for the next entry."""
+        reply: Reply = self._ask(v, wait=True).get()
+        return reply
+
+    def read(self, sample: Sample) -> Sample:
+        """With its content as payload. That lies in the buffer's memory and is good until the next entry is read."""
+        from asyncdgl.buffers.codecs import from_arrays
+
+        arrays = sample.payload
+        if isinstance(arrays, Stored):
+            assert self._memory is not None
+            arrays = self._memory.read(arrays)
+        return sample._replace(payload=from_arrays(arrays))
+
+    def give_up(self) -> int:
+        """Forget what was fetched; returns how many entries that is."""
+        unused = sum(call.get().sample is not None for call in self._fetching)
+        self._fetching.clear()
+        return unused
+
+    def _ask(self, v: float, wait: bool) -> Call:
+        return self._buffer.call("sample", v, wait, self._memory is not None)
+
+
+class Outbox:
+    """Sends entries without waiting: a few calls on the wire, the rest in a queue that drops its oldest when full."""
+
+    def __init__(self, config: RunConfig, number: int, buffer: Any) -> None:
+        self.blocks = config.replay.on_full == "block"
+        self._buffer = Calls(buffer)
+        self._memory = None if self._buffer.memory is None else MappedMemory(self._buffer.memory, writable=True)
+        self._places: list[int] | None = None  # where the next entries go: one for each call that may be on the wire
+        self._queue: deque[tuple[Entry, float, float]] = deque()
+        self._limit = config.profile.link(number).max_in_flight
+        self._wire: deque[Call] = deque()
+        self._dropped: list[PassName] = []
+
+    def reserve(self, name: PassName, wait: bool) -> bool:
+        """See ``BufferActor.reserve``."""
+        return bool(self._buffer.ask("reserve", name, wait))
+
+    def send(self, entry: Entry, now: float, unit: float) -> None:
+        """Send, or queue where too many calls are unanswered."""
+        from asyncdgl.buffers.codecs import to_arrays
+
+        self._take_answers()
+        self._queue.append((replace(entry, payload=to_arrays(entry.payload)), now, unit))
+        if not self.blocks and len(self._queue) + len(self._wire) > self._limit:
+            oldest, _, _ = self._queue.popleft()
+            self._dropped.append(oldest.source.name)
+        self._send_queued()
+
+    def drop(self, name: PassName) -> None:
+        """Tell the buffer of an entry that is not sent."""
+        self._dropped.append(name)
+        self._take_answers()
+        self._send_queued()
+
+    def flush(self) -> None:
+        """Wait until everything was taken."""
+        while self._wire or self._queue or self._dropped:
+            self._send_queued()
+            if not self._wire:
+                self._buffer.ask("drop", self._drops())
+            else:
+                self._take_answer()
+
+    def _drops(self) -> list[PassName]:
+        drops, self._dropped = self._dropped[:DROPS_AT_ONCE], self._dropped[DROPS_AT_ONCE:]
+        return drops
+
+    def _take_answers(self) -> None:
+        while self._wire and self._wire[0].is_done():
+            self._take_answer()
+
+    def _take_answer(self) -> None:
+        place = self._wire.popleft().get()  # raises what the buffer raised
+        if place is not None and self._places is not None:
+            self._places.append(place)
+
+    def _send_queued(self) -> None:
+        while self._queue and len(self._wire) < UNACKNOWLEDGED:
+            entry, now, unit = self._queue.popleft()
+            payload = entry.payload if self._memory is None else self._write(self._memory, entry.payload)
+            dropped = [name.step for name in self._drops()]
+            self._wire.append(self._buffer.call("insert", entry.source, payload, entry.nbytes, now, unit, dropped))
+
+    def _write(self, memory: MappedMemory, arrays: Arrays) -> Stored:
+        if self._places is None:
+            self._places = self._buffer.ask("places", stored_bytes(arrays), UNACKNOWLEDGED)
+        return memory.write(self._places.pop(), arrays)

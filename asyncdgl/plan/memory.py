@@ -1,0 +1,56 @@
+"""Whether the buffers fit into memory, asked before anything starts."""
+
+from __future__ import annotations
+
+import psutil
+
+from asyncdgl.config.model import RunConfig
+from asyncdgl.errors import ConfigError
+from asyncdgl.nets.shape import entries_held, entry_bytes
+from asyncdgl.on_ray.transport.memory import most_places
+
+SHARE_OF_MEMORY = 0.8
+
+
+def buffer_bytes(config: RunConfig) -> list[int]:
+    """The most that each buffer and the link before it will take, encoded."""
+    sizes = entry_bytes(config, config.precision == "bf16")
+    counts = entries_held(config)
+    if config.runtime == "ray":
+        counts = [most_places(count, config.buffer.prefetch) for count in counts]
+    return [count * size for count, size in zip(counts, sizes, strict=True)]
+
+
+def usable_bytes(config: RunConfig) -> int:
+    """Memory that the buffers may take: this machine's, or its GPU's where entries stay there."""
+    if config.device == "cuda" and config.runtime != "ray":
+        import torch
+
+        free, _ = torch.cuda.mem_get_info()
+        return int(free * SHARE_OF_MEMORY)
+    return int(psutil.virtual_memory().available * SHARE_OF_MEMORY)
+
+
+def check_memory(config: RunConfig) -> None:
+    """Refuse buffers that this machine can't hold.
+
+    Raises:
+        ConfigError: with the buffer size that would fit.
+    """
+    if not config.has_tensors:
+        return
+    need, usable = sum(buffer_bytes(config)), usable_bytes(config)
+    if need <= usable:
+        return
+    one_each = sum(entry_bytes(config, config.precision == "bf16"))
+    fits = config.buffer.size - -(-(need - usable) // one_each)
+    mend = f"--buffer-size {fits} would fit" if fits > 0 else "not even one mini-batch fits"
+    raise ConfigError(
+        f"buffer.size {config.buffer.size}: the buffers would need {megabytes(need)}, but this machine can give "
+        f"{megabytes(usable)}; {mend} (or a smaller --batch-size or --width, or --codec bf16 or int8)"
+    )
+
+
+def megabytes(count: int) -> str:
+    """A size for people."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

@@ -1,0 +1,94 @@
+"""How long the passes of each stage take here, all stages computing at once: for the virtual runtime."""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.connection
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from asyncdgl.config.model import PassTimes, RunConfig
+from asyncdgl.errors import StageFailed
+from asyncdgl.rundir.trace import FORWARD, TRAIN
+
+MEASURE_S = 2.0
+"""How long each kind of pass is measured."""
+
+POLL_S = 0.1
+
+
+def measure_step_times(config: RunConfig, data: Path, check: Callable[[], None]) -> tuple[PassTimes, ...]:
+    """Mean seconds of a pass of each stage, by kind, decoding and encoding included; messages are not.
+
+    Each stage runs in a process of its own, as with ``ray``: first all make training passes at the same time, then all
+    forward-only ones.
+
+    Raises:
+        StageFailed: a process died.
+    """
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(config.stages)
+    pipes: dict[int, Any] = {}
+    processes = []
+    try:
+        for number in range(1, config.stages + 1):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_measure, args=(config, data, number, barrier, theirs), daemon=True)
+            process.start()
+            theirs.close()  # only the child's end is left: it is seen when it closes
+            pipes[number] = ours
+            processes.append(process)
+        times: dict[int, PassTimes] = {}
+        while len(times) < config.stages:
+            check()
+            for pipe in multiprocessing.connection.wait([p for n, p in pipes.items() if n not in times], POLL_S):
+                number = next(n for n, p in pipes.items() if p is pipe)
+                try:
+                    train, forward = pipes[number].recv()
+                except (EOFError, ConnectionError):
+                    message = f"stage {number}: its process died while its passes were measured"
+                    raise StageFailed(message, f"stage {number}") from None
+                times[number] = PassTimes(train=train, forward=forward)
+        return tuple(times[number] for number in sorted(times))
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+def _measure(config: RunConfig, data: Path, number: int, barrier: Any, pipe: Any) -> None:
+    """In its own process: passes of one stage, all on the same input."""
+    from asyncdgl.buffers.buffer import Sample
+    from asyncdgl.buffers.codecs import encode
+    from asyncdgl.buffers.entry import PassName, Provenance
+    from asyncdgl.engine.build import make_stages, open_dataset
+    from asyncdgl.engine.passes import StagePasses
+    from asyncdgl.learn.arithmetic import set_up_torch
+    from asyncdgl.nets.shape import cut
+    from asyncdgl.plan.balance import stage_input
+
+    set_up_torch(config)
+    dataset = open_dataset(config, data)
+    stage = make_stages(config, dataset, only=number)[0]
+    passes = StagePasses(config, dataset, number, stage, time.perf_counter)
+    sample = None
+    if number > 1:
+        first = cut(config.model, config.stages)[number - 1][0] + 1
+        batch = stage_input(config, first, dataset.channels, len(dataset.classes))
+        source = Provenance(PassName(number - 1, 0, 0), 0, True, 0)
+        sample = Sample(source, encode(config.buffer.codec, batch.x, batch.y), 1)
+    means = []
+    for kind in (TRAIN, FORWARD):
+        for _ in range(3):
+            passes.run(kind, sample, 0.0, {})
+        barrier.wait()
+        began, taken, count = time.perf_counter(), 0.0, 0
+        while time.perf_counter() - began < MEASURE_S:
+            record = passes.run(kind, sample, 0.0, {}).record
+            taken += record.end_s - record.start_s
+            count += 1
+        means.append(taken / count)
+        barrier.wait()  # nobody is done while others still measure
+    pipe.send(means)

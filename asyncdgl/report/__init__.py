@@ -1,0 +1,1 @@
+"""Reports: documents, figures and tables about runs and sweeps."""

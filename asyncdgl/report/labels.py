@@ -1,0 +1,99 @@
+"""What a figure calls the keys of a sweep, their values and the measures: words and units, not dotted keys."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from asyncdgl.config.model import RunConfig
+
+KEYS = {
+    "algorithm": "algorithm",
+    "runtime": "runtime",
+    "stages": "stages J",
+    "epochs": "epochs",
+    "batch_size": "mini-batch (images)",
+    "threads": "threads of each stage",
+    "data.dataset": "data set",
+    "data.image_size": "image size (pixels)",
+    "model.blocks": "blocks",
+    "model.width": "width F (features of the first block)",
+    "model.aux": "auxiliary network",
+    "model.head": "last stage's head",
+    "buffer.size": "buffer size M (mini-batches)",
+    "buffer.sampler": "sampler",
+    "buffer.max_reuse": "reuse limit (times)",
+    "buffer.codec": "codec",
+    "buffer.min_size": "entries before the first is given",
+    "buffer.max_age": "age limit (producer's steps)",
+    "buffer.prefetch": "prefetch (entries)",
+    "optim.lr": "learning rate",
+    "optim.momentum": "momentum",
+    "optim.weight_decay": "weight decay",
+    "delays.profile": "delay profile",
+    "delays.slowdown": "slowdown S",
+}
+SYMBOLS = {"buffer.size": "M", "delays.slowdown": "S", "stages": "J", "model.width": "F"}
+ALGORITHMS = {
+    "async-dgl": "asynchronous DGL",
+    "sync-dgl": "synchronous DGL",
+    "sequential-dgl": "sequential greedy",
+    "backprop": "backpropagation",
+}
+MEASURES = {
+    "test_accuracy": "test accuracy (last head)",
+    "ensemble_test_accuracy": "test accuracy (ensemble)",
+    "staleness": "staleness (producer's updates)",
+    "times_sampled": "times an entry was given",
+    "batch_age": "batch age in the last stage (mini-batches)",
+    "busy_fraction": "share of the time that a stage computes",
+    "entries_held": "entries to choose from",
+    "updates_per_time": "updates of the last stage per unit of time",
+    "train_seconds": "training time (s, or steps)",
+}
+SHORT_MEASURES = {
+    "staleness": "staleness (updates)",
+    "times_sampled": "times given",
+    "batch_age": "batch age (batches)",
+    "busy_fraction": "busy",
+    "entries_held": "entries held",
+    "updates_per_time": "updates per time",
+}
+"""Means over stages, or of the last stage, as a table's note says."""
+FRACTIONS = ("test_accuracy", "ensemble_test_accuracy")
+
+
+def key_label(key: str) -> str:
+    """Of an axis or a column."""
+    return KEYS.get(key, key.rpartition(".")[2].replace("_", " "))
+
+
+def measure_label(name: str) -> str:
+    """Of an axis or a column."""
+    return MEASURES.get(name, name.replace("_", " "))
+
+
+def value_label(key: str, value: Any) -> str:
+    """Of a tick or a cell of a table."""
+    if value is None:
+        return "none"
+    if isinstance(value, str):
+        return ALGORITHMS.get(value, value) if key == "algorithm" else value
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, int | float) else json.dumps(value)
+
+
+def setting_label(key: str, value: Any) -> str:
+    """Of a line: the value, and what it is a value of where that does not show."""
+    if isinstance(value, str):
+        return value_label(key, value)
+    name = SYMBOLS.get(key) or key_label(key).partition(" (")[0]
+    return f"{name} = {value_label(key, value)}"
+
+
+def threads_of_stages(config: RunConfig) -> str:
+    """How many, in words."""
+    if isinstance(config.ray.threads, tuple):
+        return f"{', '.join(map(str, config.ray.threads))} threads, stage by stage"
+    return f"{config.threads} {'thread' if config.threads == 1 else 'threads'} for each stage"

@@ -1,0 +1,222 @@
+"""What the report of a sweep says: its grid, its figure and tables, what is missing, where it ran, how to repeat it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from asyncdgl.report.document import Block, Code, Column, Document, Facts, Picture, Section, Table, Text
+from asyncdgl.report.environment import compare_environments
+from asyncdgl.report.labels import FRACTIONS, SHORT_MEASURES, measure_label
+from asyncdgl.report.sweep_figure import figure_name, figure_of
+from asyncdgl.report.tables import NOTHING, number
+from asyncdgl.rundir.reader import read_json
+from asyncdgl.rundir.records import ENVIRONMENT, SUMMARY
+from asyncdgl.sweep.execution import FAILED
+from asyncdgl.sweep.results import MEASURES, Estimate, RunResult, SweepResults, points
+
+SWEEP_FILE = "sweep.yaml"
+ZOOM = 1.35
+INTERVAL = "Each number: mean over the seeds ± half of its 95 % interval (Student's t); sd: standard deviation."
+
+
+def sweep_document(results: SweepResults, drawn: bool) -> Document:
+    """The report of a sweep whose figure is drawn, where there is one."""
+    finished = [run for run in results.runs if run.summary is not None]
+    missing = len(results.runs) - len(finished)
+    text = _sweep_file(results.path)
+    sections = [
+        Section("Question and grid", _grid(results, text)),
+        Section("Figure", _figure(results) if drawn else []),
+        Section("Results", _result_tables(results) if finished else [Text("No run is finished.")]),
+        Section("Missing and failed runs", _missing(results)),
+        Section("Environment of the runs", _environment(finished)),
+        Section("How to repeat it", _repetition(results, text)),
+    ]
+    return Document(
+        title=str(results.name),
+        subtitle="A sweep of asyncdgl",
+        status=f"{missing} of {len(results.runs)} runs are missing" if missing else "complete",
+        well=not missing,
+        headline=[
+            ("points of the grid", str(len({json.dumps(run.values) for run in results.runs}))),
+            ("runs (points and seeds)", str(len(results.runs))),
+            ("finished", str(len(finished))),
+        ],
+        sections=[section for section in sections if section.blocks],
+    )
+
+
+def _sweep_file(folder: Path) -> str:
+    path = folder / SWEEP_FILE
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+def _grid(results: SweepResults, text: str) -> list[Block]:
+    comment = []
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            break
+        comment.append(line.lstrip("# "))
+    blocks: list[Block] = [Text("\n".join(comment))] if comment else []
+    rows = []
+    for key in results.columns:
+        values = [json.loads(text) for text in _order(results)[key]]
+        rows.append((key, ", ".join(_value(value) for value in values if value is not None)))
+    seeds = sorted({run.seed for run in results.runs})
+    return [*blocks, Facts([*rows, ("seeds", ", ".join(map(str, seeds)))])]
+
+
+def _figure(results: SweepResults) -> list[Block]:
+    chosen = figure_of(results)
+    if chosen is None:
+        return []
+    shown = [point for point in points(results) if chosen.y in point.estimates]
+    counts = sorted({point.estimates[chosen.y].count for point in shown})
+    seeds = f"{counts[0]} to {counts[-1]} seeds" if len(counts) > 1 else f"{counts[0]} seeds"
+    caption = f"Mean over {'1 seed' if counts == [1] else seeds}"
+    if counts != [1]:
+        caption += "; bars and bands are 95 % intervals of the mean (Student's t)"
+        caption += ", a point of one seed has none" if counts[0] == 1 else ""
+    caption += ". "
+    ends = [end for point in shown for end in (point.estimates[chosen.y].low, point.estimates[chosen.y].high)]
+    if chosen.y in FRACTIONS and any(end is not None and not 0 <= end <= 1 for end in ends):
+        caption += "Intervals that would pass 0 or 1 are cut off there; the tables have them whole. "
+    if any(point.values[chosen.x] is None for point in shown):
+        caption += f"Horizontal lines: runs for which {chosen.x} means nothing. "
+    caption += "Where several bars would cover each other, points stand slightly beside their place. "
+    missing = sum(run.summary is None for run in results.runs)
+    caption += f"{missing} of {len(results.runs)} runs are missing." if missing else ""
+    title = f"{measure_label(chosen.y)} against {chosen.x}"
+    return [Picture(results.path / "figures", figure_name(results), title, caption.strip(), ZOOM)]
+
+
+def _result_tables(results: SweepResults) -> list[Block]:
+    chosen = figure_of(results)
+    main = list(dict.fromkeys([*([chosen.y] if chosen else []), *FRACTIONS]))
+    rest = [name for name in MEASURES if name not in main]
+    files = "Also in this folder: table.csv (every deviation and both ends of each interval), runs.csv, table.md."
+    tables: list[Block] = [_result_table(results, main, f"{INTERVAL} {files}")]
+    note = (
+        "Staleness, times given, busy (share of the time) and entries held are means over stages or buffers; batch age "
+        "and updates per time are those of the last stage."
+    )
+    return [*tables, _result_table(results, rest, note)]
+
+
+def _result_table(results: SweepResults, names: Sequence[str], note: str) -> Table:
+    """Deviations stand beside fractions, where there is room for them."""
+    wanted, order = _seeds_wanted(results), _order(results)
+    found = sorted(points(results), key=lambda point: [order[key][json.dumps(v)] for key, v in point.values.items()])
+    columns = [Column(key, words=True) for key in results.columns] + [Column("seeds")]
+    for name in names:
+        group = SHORT_MEASURES.get(name, measure_label(name))
+        columns += [Column(part, group) for part in ("mean ± 95\u00a0%", "sd")[: 2 if name in FRACTIONS else 1]]
+    rows = []
+    for point in found:
+        count, planned = len(point.seeds), wanted[json.dumps(point.values)]
+        cells = [_value(point.values[key]) for key in results.columns]
+        cells.append(str(count) if count == planned else f"{count} of {planned}")
+        rows.append(cells + [cell for name in names for cell in _cells(name, point.estimates.get(name))])
+    return Table(columns, rows, note)
+
+
+def _order(results: SweepResults) -> dict[str, dict[str, int]]:
+    """The place of each value of each key: numbers by size, words as in the sweep, what means nothing last."""
+    order = {}
+    for key in results.columns:
+        values = {json.dumps(run.values[key]): run.values[key] for run in results.runs}
+        numeric = all(isinstance(value, int | float) for value in values.values() if value is not None)
+        ranked = sorted(values.items(), key=lambda item: (item[1] is None, item[1] if numeric and item[1] else 0))
+        order[key] = {text: place for place, (text, _) in enumerate(ranked)}
+    return order
+
+
+def _seeds_wanted(results: SweepResults) -> dict[str, int]:
+    wanted: dict[str, int] = {}
+    for run in results.runs:
+        wanted[json.dumps(run.values)] = wanted.get(json.dumps(run.values), 0) + 1
+    return wanted
+
+
+def _value(value: Any) -> str:
+    """As it stands in a sweep's file."""
+    return NOTHING if value is None else f"{value:g}" if isinstance(value, float) else _words(value)
+
+
+def _words(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _cells(name: str, found: Estimate | None) -> list[str]:
+    form, places = (".4f", 2) if name in FRACTIONS else (".2f", 1)
+    if found is None:
+        return [NOTHING] * places
+    interval = "" if found.high is None else f" ± {found.high - found.mean:{form}}"
+    return [f"{found.mean:{form}}{interval}", number(found.sd, form)][:places]
+
+
+def _missing(results: SweepResults) -> list[Block]:
+    """A row for each point and reason."""
+    seeds: dict[tuple[str, str], list[int]] = {}
+    values: dict[str, Mapping[str, Any]] = {}
+    for run in results.runs:
+        if run.summary is None:
+            point = json.dumps(run.values)
+            values[point] = run.values
+            seeds.setdefault((point, _reason(run)), []).append(run.seed)
+    columns = [Column(name, words=True) for name in (*results.columns, "seeds", "what is known")]
+    rows = [
+        [*(_value(values[point][key]) for key in results.columns), ", ".join(map(str, sorted(of))), reason]
+        for (point, reason), of in seeds.items()
+    ]
+    return [Table(columns, rows)] if rows else []
+
+
+def _reason(run: RunResult) -> str:
+    kept = run.path.parent / FAILED / run.key
+    if not kept.is_dir():
+        return "not made yet"
+    summary = kept / "run" / SUMMARY
+    try:
+        error = json.loads(summary.read_text(encoding="utf-8")).get("error")
+    except (OSError, ValueError, AttributeError):
+        error = None
+    if error is None:
+        lines = [line for line in _tail(kept / "output.log").splitlines() if line.strip()]
+        error = lines[-1] if lines else "it left no word"
+    return f"failed: {error} (runs: {FAILED}/{run.key})"
+
+
+def _tail(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace")[-2000:] if path.is_file() else ""
+
+
+def _environment(finished: Sequence[RunResult]) -> list[Block]:
+    paths = dict.fromkeys(run.path / ENVIRONMENT for run in finished)
+    rows, differing = compare_environments([read_json(path) if path.is_file() else {} for path in paths])
+    if not rows:
+        return []
+    blocks: list[Block] = [Facts(rows)]
+    if differing:
+        blocks.insert(0, Text(f"The runs differ in: {', '.join(differing)}.", warning=True))
+    return blocks
+
+
+def _repetition(results: SweepResults, text: str) -> list[Block]:
+    kept = results.runs[0].path.parent if results.runs else results.path / "runs"
+    if kept.is_relative_to(results.path):
+        kept = kept.relative_to(results.path)
+    assigned = "".join(f" --set {shlex.quote(text)}" for text in results.assignments)
+    commands = (
+        f"asyncdgl sweep {SWEEP_FILE} --out . --runs {kept}{assigned}\nasyncdgl run --config {kept}/RUN/config.yaml"
+    )
+    what = (
+        "In this folder: the first command makes what is missing; the second repeats one run, RUN being its name in "
+        "runs.csv."
+    )
+    blocks: list[Block] = [Text(what), Code(commands)]
+    return [*blocks, Code(text, SWEEP_FILE)] if text else blocks

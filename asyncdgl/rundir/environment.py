@@ -1,0 +1,57 @@
+"""environment.json: what the bits of a run depend on besides its configuration."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from asyncdgl import __version__
+from asyncdgl.config.defaults import available_cores
+from asyncdgl.config.model import RunConfig
+
+PACKAGES = ("torch", "torchvision", "numpy", "ray", "scikit-learn", "pydantic")
+BIT_CHANGING_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile")
+
+
+def describe_environment(config: RunConfig, data_sha256: str | None) -> dict[str, Any]:
+    """Versions, hardware, threads and the command line; no environment variables, which may hold secrets."""
+    return {
+        "asyncdgl": __version__,
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "platform": platform.platform(),
+        "cpu": _cpu(),
+        "cores": available_cores(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "threads_per_stage": config.threads if config.ray.threads is None else list(config.ray.threads),
+        "data_sha256": data_sha256,
+        "command": shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]]),
+        "clock_offsets": {},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu() -> dict[str, Any]:
+    fields: dict[str, str] = {}
+    try:
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
+            for line in file:
+                name, _, value = line.partition(":")
+                fields.setdefault(name.strip(), value.strip())
+    except OSError:
+        return {"name": platform.processor(), "features": None}
+    flags = fields.get("flags", "").split()
+    return {"name": fields.get("model name"), "features": [f for f in BIT_CHANGING_FEATURES if f in flags]}

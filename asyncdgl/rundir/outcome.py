@@ -1,0 +1,45 @@
+"""What a runtime hands back when a run ends, complete or not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from asyncdgl.observer import Line
+
+
+@dataclass(frozen=True)
+class StageEnd:
+    """What a stage reports when it ends.
+
+    Attributes:
+        updates, forward_passes, epochs: its own counts.
+        state_sha256: hash of its final state.
+        fetched_unused: entries fetched ahead and never used.
+        lost_turns: ``sim`` only: turns lost, by reason.
+    """
+
+    updates: int
+    forward_passes: int
+    epochs: int
+    state_sha256: str | None
+    fetched_unused: int = 0
+    lost_turns: Mapping[str, int] | None = None
+
+
+@dataclass
+class Outcome:
+    """What a runtime hands back, complete or as far as it went.
+
+    Attributes:
+        ends: what each stage reported at its end.
+        buffers: the list ``buffers`` of summary.json.
+        evaluation: the last evaluation.
+        processes: the Ray runtime's processes, for environment.json.
+    """
+
+    ends: dict[int, StageEnd]
+    buffers: list[Line]
+    evaluation: dict[str, dict[str, Any]] | None
+    processes: list[Line] = field(default_factory=list)

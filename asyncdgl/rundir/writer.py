@@ -1,0 +1,119 @@
+"""The run directory: everything that a run leaves, with one writer and one reader."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from asyncdgl.config.model import RunConfig
+from asyncdgl.config.yaml import dump_config
+from asyncdgl.errors import ConfigError
+from asyncdgl.rundir.reader import Run, whole_lines
+from asyncdgl.rundir.records import CONFIG, ENVIRONMENT, METRICS, SUMMARY, TRACE
+from asyncdgl.rundir.trace import PassRecord
+
+
+def check_out(out: Path) -> None:
+    """Refuse a run directory that can't be used, before anything is computed.
+
+    Raises:
+        ConfigError: it exists and is not empty, or it can't be made.
+    """
+    try:
+        _check_out(out)
+    except OSError as error:
+        raise ConfigError(f"--out {out} can't be made: {error.strerror or error}") from None
+
+
+def _check_out(out: Path) -> None:
+    if out.is_symlink() or out.exists():
+        if not out.is_dir():
+            raise ConfigError(f"--out {out} exists and is no folder: choose another one")
+        if any(out.iterdir()):
+            raise ConfigError(f"--out {out} exists and is not empty: choose another one, or remove it first")
+    parent = next(p for p in (out, *out.absolute().parents) if p.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise ConfigError(f"--out {out} can't be made: {parent} is no folder that can be written")
+
+
+def make_run_dir(out: Path | None, name: str) -> Path:
+    """Make the run directory: ``out``, or a new ``runs/<time>-<name>``."""
+    try:
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            return out
+        Path("runs").mkdir(exist_ok=True)
+        stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
+        for number in range(1, 1000):
+            path = Path("runs") / (stem if number == 1 else f"{stem}-{number}")
+            with contextlib.suppress(FileExistsError):
+                path.mkdir()
+                return path
+    except OSError as error:
+        raise ConfigError(f"the run directory can't be made: {error}; choose another place with --out DIR") from None
+    raise ConfigError("the run directory can't be made: too many runs started in this second")
+
+
+class RunWriter:
+    """Writes a run directory while the run goes on. Each line is in the file at once, whatever happens later."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._metrics = (path / METRICS).open("a", encoding="utf-8")
+        self._trace = (path / TRACE).open("a", encoding="utf-8")
+        self.records: list[PassRecord] = []
+        """What stands in trace.jsonl, so that nobody needs to read it back."""
+
+    def write_config(self, config: RunConfig) -> None:
+        """config.yaml: ``asyncdgl run --config`` repeats the settings."""
+        self._replace(CONFIG, dump_config(config))
+
+    def write_environment(self, environment: Mapping[str, Any]) -> None:
+        """environment.json: what the bits of a run depend on besides its configuration."""
+        self._replace(ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """summary.json, after all lines before it."""
+        self._replace(SUMMARY, json.dumps(summary, indent=2) + "\n")
+
+    def write_log(self, name: str, text: str) -> Path:
+        """logs/<name>: the tail of a process's log where it failed."""
+        (self.path / "logs").mkdir(exist_ok=True)
+        path = self.path / "logs" / name
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    def passed(self, records: Sequence[PassRecord]) -> None:
+        """Lines of trace.jsonl."""
+        self._trace.write("".join([record.to_json() + "\n" for record in records]))
+        self._trace.flush()
+        self.records.extend(records)
+
+    def metric(self, line: Mapping[str, Any]) -> None:
+        """A line of metrics.jsonl."""
+        self._metrics.write(json.dumps(line) + "\n")
+        self._metrics.flush()
+
+    def _replace(self, name: str, text: str) -> None:
+        """Whole or not at all: a reader never meets half a file."""
+        part = self.path / f".{name}.part"
+        part.write_text(text, encoding="utf-8")
+        part.replace(self.path / name)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl so far."""
+        return whole_lines(self.path / METRICS)
+
+    def close(self) -> None:
+        """Nothing more to write."""
+        self._metrics.close()
+        self._trace.close()
+
+    def as_run(self, config: RunConfig) -> Run:
+        """What a reader of the directory would find, for the figures."""
+        return Run(self.path, config, {}, self.metrics(), self.records, None)

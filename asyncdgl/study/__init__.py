@@ -1,1 +1,0 @@
-"""What is made of runs: sweeps, tables, figures and reports."""

@@ -1,0 +1,1 @@
+"""Sweeps: grids of runs, how they are made, and their tables."""
