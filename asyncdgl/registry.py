@@ -13,6 +13,12 @@ from typing import Any
 from asyncdgl.errors import ConfigError
 
 BUILT_IN: dict[str, dict[str, str]] = {
+    "algorithm": {
+        "async-dgl": "asyncdgl.algorithms.async_dgl:async_dgl",
+        "sync-dgl": "asyncdgl.algorithms.sync_dgl:sync_dgl",
+        "sequential-dgl": "asyncdgl.algorithms.sequential_dgl:sequential_dgl",
+        "backprop": "asyncdgl.algorithms.backprop:backprop",
+    },
     "sampler": {
         "priority_lifo": "asyncdgl.buffers.samplers:priority_lifo",
         "lifo": "asyncdgl.buffers.samplers:lifo",

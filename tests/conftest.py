@@ -135,10 +135,11 @@ def simulate(cache_folder: Path) -> Callable[..., SimRun]:
     """``simulate(config)``: run the simulator to the end; ``on_pass(simulation)`` is called after each pass."""
 
     def run(config: Any, on_pass: Callable[[Any], None] | None = None) -> SimRun:
+        from asyncdgl.algorithms import async_dgl
         from asyncdgl.data.cache import prepare
-        from asyncdgl.engine import sim as simulator
+        from asyncdgl.engine.sim import Simulation
 
-        draw = simulator.drawn_turns
+        draw = async_dgl.drawn_turns
 
         def some_turns(*arguments: Any) -> Iterator[tuple[int, float]]:
             for number, turn in enumerate(draw(*arguments)):
@@ -148,11 +149,11 @@ def simulate(cache_folder: Path) -> Callable[..., SimRun]:
                 yield turn
 
         recorder = Recorder()
-        simulation = simulator.Simulation(config, prepare(config.data), recorder)
+        simulation = Simulation(config, prepare(config.data), recorder)
         if on_pass is not None:
             recorder.on_pass = lambda: on_pass(simulation)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(simulator, "drawn_turns", some_turns)
+            patch.setattr(async_dgl, "drawn_turns", some_turns)
             simulation.run()
         return SimRun(config, simulation.outcome(), recorder)
 

@@ -105,20 +105,25 @@ class ReplayBuffer:
         self._reserved.discard(name)
         self._link.count_dropped([name.step], name.incarnation)
 
+    def blocked(self, now: float) -> SampleBlocked | None:
+        """Why ``sample`` would have nothing to give; None where it would."""
+        if len(self._link):
+            self._take_arrivals(now)
+        if self._held:
+            return SampleBlocked("below_min_size", self._link.next_due()) if self._below_min_size else None
+        if len(self._link):
+            return SampleBlocked("not_arrived", self._link.next_due())
+        return SampleBlocked("reused_up" if self.inserted else "empty")
+
     def sample(self, now: float) -> Sample:
         """Give an entry.
 
         Raises:
             SampleBlocked: with the reason ``empty``, ``below_min_size``, ``not_arrived`` or ``reused_up``.
         """
-        if len(self._link):
-            self._take_arrivals(now)
-        if self._held and self.inserted < self._config.min_size:
-            raise SampleBlocked("below_min_size", self._link.next_due())
-        if not self._held:
-            if len(self._link):
-                raise SampleBlocked("not_arrived", self._link.next_due())
-            raise SampleBlocked("reused_up" if self.inserted else "empty")
+        blocked = self.blocked(now)
+        if blocked is not None:
+            raise blocked
         self._held_at_samples += len(self._held)
         entry = self._choose(self._held, lambda: self._draws.uniform(self.sampled))
         entry.times_sampled += 1
@@ -126,6 +131,10 @@ class ReplayBuffer:
         if entry.times_sampled == self._config.max_reuse:
             self._leave(entry)
         return Sample(entry.source, entry.payload, entry.times_sampled)
+
+    @property
+    def _below_min_size(self) -> bool:
+        return self.inserted < self._config.min_size
 
     @property
     def nbytes(self) -> int:

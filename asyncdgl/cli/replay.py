@@ -35,7 +35,7 @@ def replay(run_dir: Path) -> int:
     if run.config.device == "cuda" and not visible_gpus():
         raise ConfigError(f"{run_dir} computed on a GPU, and this machine has none: its bits can't be repeated here")
     from asyncdgl.data.cache import prepare
-    from asyncdgl.engine.build import open_dataset
+    from asyncdgl.data.dataset import open_dataset
 
     data = prepare(run.config.data)
     here = describe_environment(run.config, open_dataset(run.config, data).sha256)

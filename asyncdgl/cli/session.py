@@ -18,7 +18,7 @@ from asyncdgl.cli.display import RunDisplay, show_summary
 from asyncdgl.cli.signals import Interrupted, Signals, end_process
 from asyncdgl.config.model import RunConfig
 from asyncdgl.data.cache import prepare
-from asyncdgl.engine.build import open_dataset
+from asyncdgl.data.dataset import open_dataset
 from asyncdgl.errors import AsyncDGLError, ConfigError, DataError, StageFailed
 from asyncdgl.on_ray.cluster import end_local_cluster, ray_cluster
 from asyncdgl.rundir.environment import describe_environment

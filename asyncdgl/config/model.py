@@ -233,11 +233,11 @@ class RunConfig(_Part):
 
     @property
     def replay(self) -> BufferConfig:
-        """What the buffers do: as configured, or for ``sync-dgl`` first in, first out, one use, blocking."""
-        if self.algorithm != "sync-dgl":
-            return self.buffer
-        changes = {"sampler": "fifo", "max_reuse": 1, "on_full": "block", "min_size": 1, "max_age": None}
-        return self.buffer.model_copy(update=changes)
+        """What the buffers do: as configured, but for what the algorithm says of them."""
+        from asyncdgl import registry
+
+        between = registry.find("algorithm", self.algorithm).between
+        return self.buffer.model_copy(update=between) if between else self.buffer
 
     def threads_of(self, stage: int) -> int:
         """CPU threads of one stage."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from asyncdgl.data.cache import Cached
+from asyncdgl.data.cache import Cached, open_cached
 from asyncdgl.errors import ConfigError, DataError
 from asyncdgl.seeding import Draws
 
@@ -97,3 +98,8 @@ def make_dataset(cached: Cached, config: RunConfig) -> Dataset:
         std=tuple(std),
         sha256=cached.sha256,
     )
+
+
+def open_dataset(config: RunConfig, folder: Path) -> Dataset:
+    """The data set that lies decoded in ``folder``."""
+    return make_dataset(open_cached(folder), config)

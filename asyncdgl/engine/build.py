@@ -1,7 +1,9 @@
-"""What every runtime shares: the parts of a run, built from its configuration, and what it tells and hands back."""
+"""The parts of a run, built from its configuration: the same for every engine."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,13 +11,73 @@ from asyncdgl.buffers.buffer import ReplayBuffer
 from asyncdgl.buffers.link import Link
 from asyncdgl.config.model import RunConfig
 from asyncdgl.delays.clock import ProfileClock
+from asyncdgl.engine.passes import NoTensors, StagePasses, Tensors
+from asyncdgl.learn.learner import NoArithmetic
+from asyncdgl.nets.shape import entry_bytes
 from asyncdgl.seeding import Draws
 
 if TYPE_CHECKING:
     from asyncdgl.data.dataset import Dataset
-    from asyncdgl.data.stream import BatchStream
     from asyncdgl.learn.evaluation import Evaluator
-    from asyncdgl.learn.stage import Stage
+
+
+@dataclass(frozen=True)
+class Parts:
+    """All stages of a run in one process.
+
+    Attributes:
+        passes: of each stage, from 1.
+        lengths: of its passes on the profile clock.
+        buffers: after stages 1 to J-1.
+        evaluator: None where nothing is computed.
+    """
+
+    passes: dict[int, StagePasses]
+    lengths: dict[int, ProfileClock]
+    buffers: dict[int, ReplayBuffer]
+    evaluator: Evaluator | None
+
+
+def build(config: RunConfig, data: Path | None, clock: Callable[[], float]) -> Parts:
+    """The parts of a run.
+
+    Args:
+        config: the run.
+        data: folder of the decoded data set; without one nothing is computed.
+        clock: seconds since training began.
+    """
+    numbers = range(1, config.trained_stages + 1)
+    evaluator = None
+    if data is None:
+        sizes = [*entry_bytes(config, config.precision == "bf16"), 0]
+        per_epoch = config.virtual.batches
+        passes = {j: StagePasses(j, NoArithmetic(), NoTensors(sizes[j - 1]), per_epoch, config, clock) for j in numbers}
+    else:
+        from asyncdgl.data.dataset import open_dataset
+        from asyncdgl.learn.arithmetic import set_up_torch
+        from asyncdgl.learn.evaluation import make_evaluator
+
+        set_up_torch(config)
+        dataset = open_dataset(config, data)
+        passes = {j: make_passes(config, dataset, j, clock) for j in numbers}
+        evaluator = make_evaluator(config, dataset)
+    return Parts(
+        passes=passes,
+        lengths={j: make_clock(config, j) for j in numbers},
+        buffers={j: make_buffer(config, j) for j in numbers[:-1]},
+        evaluator=evaluator,
+    )
+
+
+def make_passes(config: RunConfig, dataset: Dataset, number: int, clock: Callable[[], float]) -> StagePasses:
+    """What makes the passes of stage ``number``, with its learner."""
+    from asyncdgl.data.stream import make_stream
+    from asyncdgl.learn.stage import make_stages
+
+    stage = make_stages(config, dataset, only=number)[0]
+    stream = make_stream(config, dataset) if number == 1 else None
+    per_epoch = len(dataset.train) // config.batch_size
+    return StagePasses(number, stage, Tensors(config, stream), per_epoch, config, clock)
 
 
 def make_buffer(config: RunConfig, after_stage: int) -> ReplayBuffer:
@@ -38,40 +100,3 @@ def make_clock(config: RunConfig, stage: int) -> ProfileClock:
 def steps_clock(config: RunConfig, after_stage: int) -> bool:
     """Whether entries on this link travel on the profile clock, and not on the buffer's own."""
     return config.pace == "profile" and config.profile.unit == "steps" and config.profile.link(after_stage).has_delay
-
-
-def open_dataset(config: RunConfig, folder: Path) -> Dataset:
-    """The data set that lies decoded in ``folder``."""
-    from asyncdgl.data.cache import open_cached
-    from asyncdgl.data.dataset import make_dataset
-
-    return make_dataset(open_cached(folder), config)
-
-
-def make_stream(config: RunConfig, dataset: Dataset) -> BatchStream:
-    """The stream of training mini-batches."""
-    from asyncdgl.data.stream import BatchStream
-
-    return BatchStream(dataset, config.batch_size, config.data.augment, Draws(config.seed, "data"))
-
-
-def make_stages(config: RunConfig, dataset: Dataset, only: int | None = None) -> list[Stage]:
-    """All trained stages, or only number ``only``."""
-    from asyncdgl.learn.stage import Stage
-    from asyncdgl.nets.network import make_networks, make_stage_net
-
-    channels, classes = dataset.channels, len(dataset.classes)
-    if only is None:
-        nets = make_networks(config, channels, classes)
-    else:
-        nets = [make_stage_net(config, only, channels, classes)]
-    per_epoch = len(dataset.train) // config.batch_size
-    bf16 = config.precision == "bf16"
-    return [Stage(net, config.optim, per_epoch, config.device, bf16) for net in nets]
-
-
-def make_evaluator(config: RunConfig, dataset: Dataset) -> Evaluator:
-    """Copies of all stages for evaluation."""
-    from asyncdgl.learn.evaluation import Evaluator
-
-    return Evaluator(make_stages(config, dataset), dataset)

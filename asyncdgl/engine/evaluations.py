@@ -1,38 +1,115 @@
-"""When the test set is used, and what an evaluation leaves in metrics.jsonl."""
+"""When the test set is used, and with which weights (rule 24)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from asyncdgl.observer import Line
 
+Weights = TypeVar("Weights")
 
-class EvaluationSchedule:
-    """When the test set is used: each time the slowest stage completes an epoch that is due, but not the last.
 
-    The last epoch needs no turn here: a run that ends is evaluated with its final weights.
+class Publication(NamedTuple, Generic[Weights]):
+    """Weights that a stage had at the end of one of its own epochs; epoch 0 are the initial ones."""
+
+    epoch: int
+    end_s: float
+    weights: Weights
+
+
+class Evaluation(NamedTuple, Generic[Weights]):
+    """An evaluation that is due.
+
+    Attributes:
+        epoch: that the slowest training stage has completed.
+        end_s: when it did, in seconds since training began.
+        of: what each stage had published last by then, in the order of the stages.
+        stage: which stage trains, where one trains after the other.
     """
 
-    def __init__(self, stages: int, epochs: int, every: int) -> None:
-        self._completed = dict.fromkeys(range(1, stages + 1), 0)
+    epoch: int
+    end_s: float
+    of: list[Publication[Weights]]
+    stage: int | None = None
+
+
+class Evaluations(Generic[Weights]):
+    """Keeps what stages publish as long as an evaluation may still need it.
+
+    An evaluation belongs to the moment at which the slowest training stage completes an epoch that is due, and uses
+    what each stage had published by then, whenever that is learned: reports of several processes come in any order.
+
+    Args:
+        initial: weights that stages 1 … J begin with.
+        epochs: quota of each stage.
+        every: epochs between two evaluations.
+        one_by_one: whether stages train one after the other; then each is the slowest while it trains.
+    """
+
+    def __init__(self, initial: Sequence[Weights], epochs: int, every: int, one_by_one: bool = False) -> None:
+        self._published = [[Publication(0, 0.0, weights)] for weights in initial]
+        self._completed: list[list[float]] = [[] for _ in initial]  # when each stage completed epochs 1, 2, …
         self._epochs = epochs
         self._every = every
-        self._evaluated = 0
+        self._one_by_one = one_by_one
+        self._by_all = 0  # epochs that every stage has completed
+        self._pending: list[tuple[float, int, int | None]] = []
 
-    def completed(self, stage: int, epoch: int) -> list[int]:
-        """Stage ``stage`` has completed its own epoch ``epoch``; returns the epochs whose evaluation is now due."""
-        self._completed[stage] = epoch
-        slowest = min(self._completed.values())
-        due = [e for e in range(self._evaluated + 1, slowest + 1) if e % self._every == 0 and e < self._epochs]
-        self._evaluated = max(self._evaluated, slowest)
-        return due
+    def completed(self, stage: int, end_s: float, weights: Weights | None) -> None:
+        """Stage ``stage`` has completed its next epoch, and published weights if that is due."""
+        own = self._completed[stage - 1]
+        own.append(end_s)
+        if weights is not None:
+            self._published[stage - 1].append(Publication(len(own), end_s, weights))
+        if self._one_by_one:
+            ends_run = stage == len(self._completed) and len(own) == self._epochs
+            if len(own) % self._every == 0 and not ends_run:
+                self._pending.append((end_s, len(own), stage))
+            return
+        while self._by_all < min(map(len, self._completed)):
+            slowest_s = max(of_stage[self._by_all] for of_stage in self._completed)
+            self._by_all += 1
+            # The last epoch needs no turn here: a run that ends is evaluated with its final weights.
+            if self._by_all % self._every == 0 and self._by_all < self._epochs:
+                self._pending.append((slowest_s, self._by_all, None))
+
+    def due(self, known_until_s: float) -> list[Evaluation[Weights]]:
+        """The evaluations that can be made now, each once, in their order.
+
+        Args:
+            known_until_s: all that stages did until this moment has been told.
+        """
+        found = []
+        while self._pending and self._pending[0][0] <= known_until_s:
+            end_s, epoch, stage = self._pending.pop(0)
+            newest = [[p for p in own if p.end_s <= end_s][-1] for own in self._published]
+            found.append(Evaluation(epoch, end_s, newest, stage))
+        # An evaluation to come is no earlier than this, and can't use what was replaced by then.
+        earliest_s = min([known_until_s, *(end_s for end_s, _, _ in self._pending)])
+        for own in self._published:
+            while len(own) > 1 and own[1].end_s <= earliest_s:
+                del own[0]
+        return found
+
+    def final(self, weights: Sequence[Weights], epochs: Sequence[int], end_s: float) -> Evaluation[Weights]:
+        """The evaluation of the weights that the run ended with."""
+        of = [Publication(epoch, end_s, own) for epoch, own in zip(epochs, weights, strict=True)]
+        return Evaluation(self._epochs, end_s, of, len(of) if self._one_by_one else None)
 
 
-def evaluation_line(results: Mapping[str, Mapping[str, Any]], epoch: int, seconds: float, final: bool) -> Line:
+def evaluation_line(evaluation: Evaluation[Any], results: Mapping[str, Mapping[str, Any]], final: bool = False) -> Line:
     """The line of metrics.jsonl for one evaluation."""
-    line: Line = {"kind": "evaluation", "epoch": epoch, "final": final, "end_s": seconds}
+    line: Line = {
+        "kind": "evaluation",
+        "epoch": evaluation.epoch,
+        "epochs": [publication.epoch for publication in evaluation.of],
+        "final": final,
+        "end_s": evaluation.end_s,
+    }
     for split, result in results.items():
         for what, values in result.items():
             line[f"{split}_{what}"] = values
+    if evaluation.stage is not None:
+        line["stage"] = evaluation.stage
     return line

@@ -1,53 +1,141 @@
-"""How a stage makes one pass: what it reads, learns, hands on and records. The same for every runtime."""
+"""How a stage makes one pass: what it reads, learns, hands on and records. The same for every engine."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from asyncdgl.buffers.buffer import Sample
 from asyncdgl.buffers.entry import Entry, PassName, Provenance
-from asyncdgl.config.model import RunConfig
 from asyncdgl.data.batch import ActivationBatch
-from asyncdgl.engine.build import make_stream
 from asyncdgl.errors import StageFailed
 from asyncdgl.learn.meter import EpochMeter
 from asyncdgl.observer import Line, Progress
 from asyncdgl.rundir.outcome import StageEnd
-from asyncdgl.rundir.trace import FORWARD, TRAIN, PassRecord
+from asyncdgl.rundir.trace import TRAIN, PassRecord
 
 if TYPE_CHECKING:
-    from asyncdgl.data.dataset import Dataset
-    from asyncdgl.learn.stage import Stage, State
+    from asyncdgl.config.model import RunConfig
+    from asyncdgl.data.stream import BatchStream
+    from asyncdgl.learn.learner import Learner
+    from asyncdgl.learn.stage import State
+
+
+class Handling(Protocol):
+    """How mini-batches come in and go out of a stage."""
+
+    def fresh(self, number: int) -> ActivationBatch:
+        """Mini-batch ``number`` of the data stream (stage 1)."""
+
+    def read(self, sample: Sample) -> ActivationBatch:
+        """What a buffer gave."""
+
+    def write(self, output: Any, batch: ActivationBatch) -> tuple[Any, int]:
+        """A stage's output as the payload of an entry, and its encoded size in bytes."""
+
+
+class Tensors:
+    """Mini-batches as tensors: decoded as they come in, encoded as they go out.
+
+    Args:
+        config: the run: codec, precision, device.
+        stream: of the data; stage 1 only.
+    """
+
+    def __init__(self, config: RunConfig, stream: BatchStream | None) -> None:
+        self._codec = config.buffer.codec
+        self._bf16, self._device = config.precision == "bf16", config.device
+        self._stream = stream
+
+    def fresh(self, number: int) -> ActivationBatch:
+        """See ``Handling``."""
+        if self._stream is None:
+            raise TypeError("only stage 1 reads the data stream")
+        return self._stream.get(number)
+
+    def read(self, sample: Sample) -> ActivationBatch:
+        """See ``Handling``."""
+        from asyncdgl.buffers.codecs import decode
+
+        return decode(sample.payload, sample.source.batch, self._bf16, self._device)
+
+    def write(self, output: Any, batch: ActivationBatch) -> tuple[Any, int]:
+        """See ``Handling``."""
+        from asyncdgl.buffers.codecs import encode, payload_bytes
+
+        payload = encode(self._codec, output, batch.y)
+        return payload, payload_bytes(payload)
+
+
+class NoTensors:
+    """Numbers of mini-batches alone: for a learner that computes nothing.
+
+    Args:
+        nbytes: encoded size of what the stage would hand on.
+    """
+
+    def __init__(self, nbytes: int) -> None:
+        self._nbytes = nbytes
+
+    def fresh(self, number: int) -> ActivationBatch:
+        """See ``Handling``."""
+        return _Number(None, None, number)  # type: ignore[return-value]
+
+    def read(self, sample: Sample) -> ActivationBatch:
+        """See ``Handling``."""
+        return _Number(None, None, sample.source.batch)  # type: ignore[return-value]
+
+    def write(self, output: Any, batch: ActivationBatch) -> tuple[Any, int]:
+        """See ``Handling``."""
+        return None, self._nbytes
+
+
+class _Number(NamedTuple):
+    x: None
+    y: None
+    batch: int
 
 
 class StagePasses:
     """Makes the passes of one stage: names them, runs them, encodes what they hand on, and records them.
 
     Args:
-        config: the run.
-        dataset: its data.
         number: the stage, from 1.
-        stage: the learner.
+        learner: what learns.
+        handling: how mini-batches come in and go out.
+        updates_per_epoch: updates that make one of the stage's own epochs.
+        config: the run: quota, evaluation.
         clock: seconds since training began.
+
+    Attributes:
+        step: number of the next pass, of both kinds, from 0.
+        quota: updates until the stage only forwards.
     """
 
     def __init__(
-        self, config: RunConfig, dataset: Dataset, number: int, stage: Stage, clock: Callable[[], float]
+        self,
+        number: int,
+        learner: Learner,
+        handling: Handling,
+        updates_per_epoch: int,
+        config: RunConfig,
+        clock: Callable[[], float],
     ) -> None:
         self.number = number
-        self.stage = stage
+        self.learner = learner
         self.step = 0
-        self._config = config
+        self.quota = config.epochs * updates_per_epoch
+        self._handling = handling
         self._clock = clock
-        self._stream = make_stream(config, dataset) if number == 1 else None
-        self._updates_per_epoch = len(dataset.train) // config.batch_size
-        self.quota = config.epochs * self._updates_per_epoch
+        self._updates_per_epoch = updates_per_epoch
+        self._epochs, self._every = config.epochs, config.evaluation.every
         self._is_last = number == config.trained_stages
+        # Stages that train one after the other each begin with the first mini-batch.
+        self._stream_length = self.quota if config.algorithm == "sequential-dgl" else None
         self._meter = EpochMeter(config.batch_size)
-        self._published: State | None = None
+        self._forward_passes = 0
 
     @property
     def next_name(self) -> PassName:
@@ -57,21 +145,19 @@ class StagePasses:
     @property
     def is_training(self) -> bool:
         """Whether the quota of updates is not yet done."""
-        return self.stage.updates < self.quota
+        return self.learner.updates < self.quota
 
-    def next_kind(self, later_stages_train: bool) -> str | None:
-        """``train``, then ``forward`` as long as a later stage still trains, then None: the stage stops."""
-        if self.is_training:
-            return TRAIN
-        return FORWARD if later_stages_train else None
+    @property
+    def next_batch(self) -> int:
+        """The mini-batch of the data stream that the next pass of stage 1 reads."""
+        return self.step if self._stream_length is None else self.step % self._stream_length
 
     def run(
         self,
         kind: str,
         sample: Sample | None,
         sampled_s: float | None,
-        waits: Mapping[str, float],
-        number: int | None = None,
+        waits: dict[str, float],
         start_s: float | None = None,
     ) -> Passed:
         """Make one pass.
@@ -81,93 +167,79 @@ class StagePasses:
             sample: what the buffer gave; None for stage 1, which reads the data stream.
             sampled_s: when it was given.
             waits: seconds waited since the last pass, by reason.
-            number: stage 1 only: which batch of the stream it reads; the next one if not given.
             start_s: when the pass began, where that is not now.
+
+        Raises:
+            StageFailed: the loss is not finite.
         """
-        name, updates = self.next_name, self.stage.updates
-        start_s = self._clock() if start_s is None else start_s
-        batch = self._input(sample, self.step if number is None else number)
-        loss: float | None = None
-        lr = self.stage.lr
-        if kind == TRAIN:
-            result = self.stage.train(batch)
+        learner, step = self.learner, self.step
+        updates, trains = learner.updates, kind == TRAIN
+        if start_s is None:
+            start_s = self._clock()
+        batch = self._handling.fresh(self.next_batch) if sample is None else self._handling.read(sample)
+        loss, lr = None, None
+        if trains:
+            lr = learner.lr
+            result = learner.train(batch)
             output, loss = result.output, result.loss
-            if not math.isfinite(loss):
-                raise StageFailed(
-                    f"stage {self.number}: the loss is {loss} at its update {updates}: use a smaller --lr",
-                    f"stage {self.number}",
-                )
-            self._meter.add(result.loss, result.correct)
+            if loss is not None:
+                self._count(loss, result.correct, updates)
         else:
-            output = self.stage.forward(batch)
-        source = Provenance(name, updates, kind == TRAIN, batch.batch)
-        entry = None if self._is_last else self._entry(source, output, batch)
-        self.step += 1
-        record = PassRecord(
-            stage=name.stage,
-            incarnation=name.incarnation,
-            step=name.step,
-            kind=kind,
-            batch=batch.batch,
-            source_incarnation=sample.source.name.incarnation if sample else None,
-            source_step=sample.source.name.step if sample else None,
-            source_update=sample.source.update if sample else None,
-            times_sampled=sample.times_sampled if sample else None,
-            sampled_s=sampled_s if sample else None,
-            start_s=start_s,
-            end_s=self._clock(),
-            waits=dict(waits),
-            loss=loss,
-        )
-        return Passed(record, entry, self._complete_epoch(record, lr) if kind == TRAIN else None)
+            output = learner.forward(batch)
+            self._forward_passes += 1
+        entry = None
+        if not self._is_last:
+            payload, nbytes = self._handling.write(output, batch)
+            entry = Entry(Provenance(PassName(self.number, 0, step), updates, trains, batch.batch), payload, nbytes)
+        self.step = step + 1
+        made = self.number, 0, step, kind, batch.batch
+        end_s = self._clock()
+        if sample is None:
+            record = PassRecord(*made, None, None, None, None, None, start_s, end_s, waits, loss)
+        else:
+            name, update, _, _ = sample.source
+            given = name.incarnation, name.step, update, sample.times_sampled, sampled_s
+            record = PassRecord(*made, *given, start_s, end_s, waits, loss)
+        ends_epoch = trains and learner.updates % self._updates_per_epoch == 0
+        return Passed(record, entry, self._complete_epoch(record, lr) if ends_epoch else None)
 
-    def _input(self, sample: Sample | None, number: int) -> ActivationBatch:
-        from asyncdgl.buffers.codecs import decode
+    def _count(self, loss: float, correct: int, updates: int) -> None:
+        if not math.isfinite(loss):
+            raise StageFailed(
+                f"stage {self.number}: the loss is {loss} at its update {updates}: use a smaller --lr",
+                f"stage {self.number}",
+            )
+        self._meter.add(loss, correct)
 
-        if sample is not None:
-            return decode(sample.payload, sample.source.batch, self._config.precision == "bf16", self._config.device)
-        assert self._stream is not None
-        return self._stream.get(number)
-
-    def _entry(self, source: Provenance, output: Any, batch: ActivationBatch) -> Entry:
-        from asyncdgl.buffers.codecs import encode, payload_bytes
-
-        payload = encode(self._config.buffer.codec, output, batch.y)
-        return Entry(source, payload, payload_bytes(payload))
-
-    def _complete_epoch(self, record: PassRecord, lr: float) -> EpochEnd | None:
-        if self.stage.updates % self._updates_per_epoch:
-            return None
-        epoch = self.stage.completed_epochs
+    def _complete_epoch(self, record: PassRecord, lr: float | None) -> EpochEnd:
+        epoch = self.learner.updates // self._updates_per_epoch
         line = {
             "kind": "epoch",
             "stage": self.number,
             "epoch": epoch,
-            "updates": self.stage.updates,
+            "updates": self.learner.updates,
             "loss": self._meter.loss,
             "accuracy": self._meter.accuracy,
             "lr": lr,
             "end_s": record.end_s,
         }
         self._meter.reset()
-        # Stages that train one after the other are evaluated at each one's end; otherwise the last epoch is the run's.
-        last = self._config.algorithm != "sequential-dgl" or self._is_last
-        due = epoch % self._config.evaluation.every == 0 and not (last and epoch == self._config.epochs)
-        return EpochEnd(line, self.stage.published() if due else None)
+        due = epoch % self._every == 0 or epoch == self._epochs  # rule 24
+        return EpochEnd(line, self.learner.published() if due else None)
 
     def progress(self, stopped: bool) -> Progress:
         """How far the stage has come."""
-        return Progress(
-            self.stage.completed_epochs, self.stage.updates, self._meter.loss, self._meter.accuracy, stopped
-        )
+        updates = self.learner.updates
+        return Progress(updates // self._updates_per_epoch, updates, self._meter.loss, self._meter.accuracy, stopped)
 
-    def end(self, fetched_unused: int = 0, lost_turns: Mapping[str, int] | None = None) -> StageEnd:
+    def end(self, fetched_unused: int = 0, lost_turns: dict[str, int] | None = None) -> StageEnd:
         """What the stage reports when the run ends."""
+        updates = self.learner.updates
         return StageEnd(
-            updates=self.stage.updates,
-            forward_passes=self.step - self.stage.updates,
-            epochs=self.stage.completed_epochs,
-            state_sha256=self.stage.state_sha256(),
+            updates=updates,
+            forward_passes=self._forward_passes,
+            epochs=updates // self._updates_per_epoch,
+            state_sha256=self.learner.state_sha256(),
             fetched_unused=fetched_unused,
             lost_turns=lost_turns,
         )
@@ -181,10 +253,14 @@ class EpochEnd:
     published: State | None
 
 
-@dataclass(frozen=True)
-class Passed:
+class Passed(NamedTuple):
     """What a pass leaves: its record, the entry for the next stage (None from the last), and the end of an epoch."""
 
     record: PassRecord
     entry: Entry | None
     epoch_end: EpochEnd | None
+
+    @property
+    def compute_s(self) -> float:
+        """How long it computed."""
+        return self.record.end_s - self.record.start_s

@@ -16,8 +16,8 @@ import torch
 
 from asyncdgl.buffers.buffer import Sample
 from asyncdgl.buffers.entry import Entry, PassName
-from asyncdgl.engine.build import make_stages, open_dataset
-from asyncdgl.engine.passes import StagePasses
+from asyncdgl.data.dataset import open_dataset
+from asyncdgl.engine.build import make_passes
 from asyncdgl.errors import ConfigError, ReplayMismatch
 from asyncdgl.learn.arithmetic import set_up_torch
 from asyncdgl.rundir.reader import Run
@@ -63,14 +63,12 @@ class Replay:
         self._run = run
         self._check = check
         dataset = open_dataset(config, data)
-        stages = make_stages(config, dataset)
-        self._numbers = range(1, len(stages) + 1)
-        self._passes = {j: StagePasses(config, dataset, j, stages[j - 1], lambda: 0.0) for j in self._numbers}
+        self._numbers = range(1, config.trained_stages + 1)
+        self._passes = {j: make_passes(config, dataset, j, lambda: 0.0) for j in self._numbers}
         recorded = run.passes
         self._recorded = {j: recorded.get(j, []) for j in self._numbers}
         self._readers = Counter(_source(r) for r in run.trace if r.stage > 1)
         self._entries: dict[PassName, Entry] = {}  # made, and still to be read
-        self._one_after_the_other = config.algorithm == "sequential-dgl"
 
     def run(self) -> list[StageReplay]:
         """Repeat every pass, comparing as it goes.
@@ -99,11 +97,10 @@ class Replay:
         if record.kind != (TRAIN if passes.is_training else FORWARD):
             raise _differs(record, "kind", TRAIN if passes.is_training else FORWARD, record.kind)
         sample = self._sample(record) if j > 1 else None
-        batch = name.step % passes.quota if self._one_after_the_other else name.step
-        if j == 1 and record.batch != batch:
-            raise _differs(record, "batch", batch, record.batch)
+        if j == 1 and record.batch != passes.next_batch:
+            raise _differs(record, "batch", passes.next_batch, record.batch)
         torch.set_num_threads(self._run.config.threads_of(j))
-        passed = passes.run(record.kind, sample, None, {}, record.batch if j == 1 else None)
+        passed = passes.run(record.kind, sample, None, {})
         if passed.record.loss != record.loss:
             raise _differs(record, "loss", passed.record.loss, record.loss)
         if passed.entry is not None and self._readers[name]:
@@ -139,18 +136,18 @@ class Replay:
         line = next((s for s in summary["stages"] if s["stage"] == j), None) if summary is not None else None
         state_equal = None
         # A stopped run's stage may have gone on for a moment after the last line of its trace.
-        if line is not None and line["state_sha256"] is not None and line["updates"] == passes.stage.updates:
-            state_equal = line["state_sha256"] == passes.stage.state_sha256()
+        if line is not None and line["state_sha256"] is not None and line["updates"] == passes.learner.updates:
+            state_equal = line["state_sha256"] == passes.learner.state_sha256()
             if not state_equal:
                 raise ReplayMismatch(
                     f"stage {j}: every loss is equal, but its state after {line['updates']} updates is not"
                 )
         elif complete:
             raise ReplayMismatch(
-                f"stage {j}: the trace has {passes.stage.updates} updates, but the summary "
+                f"stage {j}: the trace has {passes.learner.updates} updates, but the summary "
                 f"{line['updates'] if line is not None else 'none'}"
             )
-        forwards = passes.step - passes.stage.updates
+        forwards = passes.step - passes.learner.updates
         if complete and line is not None and line["forward_passes"] != forwards:  # the last ones may have no reader
             raise ReplayMismatch(
                 f"stage {j}: the trace has {forwards} forward-only passes, but the summary {line['forward_passes']}"

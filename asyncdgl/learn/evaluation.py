@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
+from asyncdgl.config.model import RunConfig
 from asyncdgl.data.dataset import Dataset, Images
 from asyncdgl.data.stream import in_order
-from asyncdgl.learn.stage import Stage, State
+from asyncdgl.learn.stage import Stage, State, make_stages
 
 EVALUATION_BATCH = 250
 
@@ -68,3 +69,8 @@ class Evaluator:
             "ensemble_accuracy": [c / count for c in ensemble_correct],
             "loss": [value / count for value in loss],
         }
+
+
+def make_evaluator(config: RunConfig, dataset: Dataset) -> Evaluator:
+    """Copies of all stages for evaluation."""
+    return Evaluator(make_stages(config, dataset), dataset)

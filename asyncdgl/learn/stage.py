@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,26 +10,13 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.optim.sgd import sgd
 
-from asyncdgl.config.model import OptimConfig
+from asyncdgl.config.model import OptimConfig, RunConfig
 from asyncdgl.data.batch import ActivationBatch
-from asyncdgl.nets.network import StageNet
+from asyncdgl.data.dataset import Dataset
+from asyncdgl.learn.learner import Learned
+from asyncdgl.nets.network import StageNet, make_networks, make_stage_net
 
 State = dict[str, torch.Tensor]
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What one training pass gives.
-
-    Attributes:
-        output: [B, C, H, W] the module's output, detached, from before the update.
-        loss: mean cross-entropy of the stage's own head.
-        correct: images of the batch that it classified right.
-    """
-
-    output: torch.Tensor
-    loss: float
-    correct: int
 
 
 def _laid_out_as(parameter: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
@@ -82,7 +68,7 @@ class Stage:
         """The learning rate of the next update."""
         return learning_rate(self._optim, self.completed_epochs)
 
-    def train(self, batch: ActivationBatch) -> TrainResult:
+    def train(self, batch: ActivationBatch) -> Learned:
         """One update on the stage's own loss (Algorithms 1 and 2: update of theta_j and gamma_j).
 
         Args:
@@ -98,7 +84,7 @@ class Stage:
         correct = (scores.detach().argmax(1) == y).sum()
         # Both in one read, since each one waits for a GPU; float32 holds the count exactly.
         read_loss, read_correct = torch.stack((loss.detach(), correct)).tolist()
-        return TrainResult(output.detach(), read_loss, int(read_correct))
+        return Learned(output.detach(), read_loss, int(read_correct))
 
     def forward(self, batch: ActivationBatch) -> torch.Tensor:
         """The module's output [B, C, H, W] in evaluation mode; nothing of the stage changes."""
@@ -175,3 +161,15 @@ class Stage:
                 digest.update(value.contiguous().numpy().tobytes())
         digest.update(f"updates/{state['updates']}".encode())
         return digest.hexdigest()
+
+
+def make_stages(config: RunConfig, dataset: Dataset, only: int | None = None) -> list[Stage]:
+    """All trained stages, or only number ``only``."""
+    channels, classes = dataset.channels, len(dataset.classes)
+    if only is None or config.algorithm == "backprop":
+        nets = make_networks(config, channels, classes)
+    else:
+        nets = [make_stage_net(config, only, channels, classes)]
+    per_epoch = len(dataset.train) // config.batch_size
+    bf16 = config.precision == "bf16"
+    return [Stage(net, config.optim, per_epoch, config.device, bf16) for net in nets]

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from asyncdgl.buffers.buffer import Sample
 from asyncdgl.buffers.entry import Entry, PassName, Provenance
@@ -20,24 +20,22 @@ from asyncdgl.config.model import RunConfig
 from asyncdgl.engine.build import make_buffer, steps_clock
 from asyncdgl.errors import SampleBlocked
 from asyncdgl.observer import Line
-from asyncdgl.on_ray.transport.calls import Answers
+from asyncdgl.on_ray.greeting import hello
+from asyncdgl.on_ray.pace import WAIT_S
+from asyncdgl.on_ray.transport.calls import Answers, Call, Calls
 from asyncdgl.on_ray.transport.memory import EntryMemory, Held, MappedMemory, Stored, places_given, stored_bytes
 
 if TYPE_CHECKING:
     from asyncdgl.buffers.codecs import Arrays
 
 
-from asyncdgl.on_ray.greeting import hello
-from asyncdgl.on_ray.pace import WAIT_S
-
-
 @dataclass(frozen=True)
 class Reply:
-    """Answer to a reader: a sample with the time it was taken, or none; and why it had to wait, if it did."""
+    """Answer to a reader: a sample with the time it was taken, or why there is none."""
 
     sample: Sample | None
     sampled_at: float
-    waited_for: str | None
+    blocked: str = ""
 
 
 class BufferActor:
@@ -54,6 +52,7 @@ class BufferActor:
         self._answers = Answers(self, self._memory.descriptor)
         # An entry may leave the buffer before its reader has read what it was given: its place stays in use meanwhile.
         self._given: deque[Held] = deque(maxlen=places_given(config.buffer.prefetch))
+        self._overtaken: set[asyncio.Future[float]] = set()
         # Copying a large array would block the event loop: one thread does it, in order.
         self._copier = ThreadPoolExecutor(max_workers=1)
 
@@ -99,43 +98,57 @@ class BufferActor:
     async def _copy(self, copy: Callable[..., Any], *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._copier, copy, *args)
 
-    async def sample(self, now: float, wait: bool, mapped: bool) -> Reply:
-        """Give an entry.
+    async def sample(self, now: float, mapped: bool) -> Reply:
+        """Give an entry, if there is one.
 
         Args:
             now: see ``ReplayBuffer.sample``.
-            wait: wait a while for one.
             mapped: whether the reader sees this memory; otherwise it gets the arrays.
         """
-        deadline = time.monotonic() + (WAIT_S if wait else 0)
-        waited_for = None
-        while True:
-            try:
-                sample = self._buffer.sample(self._now(now))
-            except SampleBlocked as blocked:
-                waited_for = waited_for or blocked.reason
-                if not wait or time.monotonic() >= deadline:
-                    return Reply(None, time.monotonic(), waited_for)
-                now = await self._wait_for_arrival(now, blocked.due, deadline)
-                continue
-            sampled_at, held = time.monotonic(), sample.payload
-            await self._notify()
-            if mapped:
-                self._given.append(held)
-                return Reply(sample._replace(payload=held.stored), sampled_at, waited_for)
-            arrays = await self._copy(self._arrays, held.stored)
-            return Reply(sample._replace(payload=arrays), sampled_at, waited_for)
+        try:
+            sample = self._buffer.sample(self._now(now))
+        except SampleBlocked as blocked:
+            return Reply(None, time.monotonic(), blocked.reason)
+        sampled_at, held = time.monotonic(), sample.payload
+        await self._notify()
+        if mapped:
+            self._given.append(held)
+            return Reply(sample._replace(payload=held.stored), sampled_at)
+        arrays = await self._copy(self._arrays, held.stored)
+        return Reply(sample._replace(payload=arrays), sampled_at)
+
+    async def wait(self, now: float) -> None:
+        """Wait a while until there may be an entry to give."""
+        deadline = time.monotonic() + WAIT_S
+        while (blocked := self._buffer.blocked(self._now(now))) is not None and time.monotonic() < deadline:
+            now = await self._wait_for_arrival(now, blocked.due, deadline)
 
     def _arrays(self, stored: Stored) -> Arrays:
         return {name: array.copy() for name, array in self._mapped.read(stored).items()}
 
     async def _wait_for_arrival(self, now: float, due: float | None, deadline: float) -> float:
         if due is not None and self._steps_clock:
-            reached: float = await self._pace.reached.remote(self._reader, due)
-            return max(now, reached)
+            return await self._wait_for_clock(now, due, deadline)
         if due is not None:
             deadline = min(deadline, due)
         await wait_for_change(self._changed, deadline)
+        return now
+
+    async def _wait_for_clock(self, now: float, due: float, deadline: float) -> float:
+        """Until the profile clock has come to ``due``, or another entry was sent that may be here sooner."""
+
+        async def reached() -> float:
+            clock: float = await self._pace.reached.remote(self._reader, due)
+            return clock
+
+        clock = asyncio.ensure_future(reached())
+        changed = asyncio.ensure_future(wait_for_change(self._changed, deadline))
+        await asyncio.wait({clock, changed}, return_when=asyncio.FIRST_COMPLETED)
+        changed.cancel()
+        if clock.done():
+            return max(now, clock.result())
+        self._overtaken.add(clock)  # it ends by itself, soon; nobody else holds it
+        clock.add_done_callback(self._overtaken.discard)
         return now
 
     async def reserve(self, name: PassName, wait: bool) -> bool:
@@ -174,3 +187,44 @@ async def wait_for_change(changed: asyncio.Condition, deadline: float) -> bool:
         except TimeoutError:
             return False
     return True
+
+
+class BufferClient:
+    """A buffer as its producer or its reader sees it.
+
+    Args:
+        actor: its handle.
+
+    Attributes:
+        memory: see ``Calls``.
+    """
+
+    def __init__(self, actor: Any) -> None:
+        self._calls = Calls(actor)
+        self.memory = self._calls.memory
+
+    def sample(self, now: float, mapped: bool) -> Call:
+        """See ``BufferActor``; the answer is a ``Reply``."""
+        return self._calls.call("sample", now, mapped)
+
+    def wait(self, now: float) -> None:
+        """See ``BufferActor``."""
+        self._calls.ask("wait", now)
+
+    def reserve(self, name: PassName, wait: bool) -> bool:
+        """See ``BufferActor``."""
+        return cast(bool, self._calls.ask("reserve", name, wait))
+
+    def places(self, nbytes: int, count: int) -> list[int]:
+        """See ``BufferActor``."""
+        return cast("list[int]", self._calls.ask("places", nbytes, count))
+
+    def insert(
+        self, source: Provenance, payload: Stored | Arrays, nbytes: int, now: float, unit: float, dropped: list[int]
+    ) -> Call:
+        """See ``BufferActor``; the answer is the place of the next entry, or None."""
+        return self._calls.call("insert", source, payload, nbytes, now, unit, dropped)
+
+    def drop(self, names: list[PassName]) -> None:
+        """See ``BufferActor``."""
+        self._calls.ask("drop", names)

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
 
 from asyncdgl.config.model import RunConfig
-from asyncdgl.engine.build import make_evaluator, open_dataset
+from asyncdgl.data.dataset import open_dataset
 from asyncdgl.learn.arithmetic import set_up_torch
+from asyncdgl.learn.evaluation import make_evaluator
 from asyncdgl.observer import Line
-
-if TYPE_CHECKING:
-    pass
-
-
 from asyncdgl.on_ray.greeting import hello
 
 

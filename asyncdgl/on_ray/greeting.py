@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import ray
 
 import asyncdgl
 from asyncdgl.observer import Line
-
-if TYPE_CHECKING:
-    pass
 
 
 def hello() -> Line:

@@ -1,4 +1,4 @@
-"""The actor that keeps pace: which stage may start when, and who still trains."""
+"""The actor that keeps pace, and its client: which stage may start when, who still trains, how long a step is."""
 
 from __future__ import annotations
 
@@ -6,18 +6,14 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any, cast
 
 from asyncdgl.config.model import RunConfig
 from asyncdgl.engine.pace import Pace
+from asyncdgl.engine.turn import Training
 from asyncdgl.observer import Line
-from asyncdgl.on_ray.transport.calls import Answers
-
-if TYPE_CHECKING:
-    pass
-
-
 from asyncdgl.on_ray.greeting import hello
+from asyncdgl.on_ray.transport.calls import Answers, Calls
 
 WAIT_S = 0.2
 """Longest time that one call waits at another actor before it answers that there is nothing yet."""
@@ -30,12 +26,12 @@ class Start:
     Attributes:
         clock: at which the pass starts; None if it may not yet.
         waited_s: how long the answer was held back; without the messages themselves.
-        later_stages_train: whether a later stage still trains.
+        later_trains: whether a later stage still trains.
     """
 
     clock: float | None
     waited_s: float
-    later_stages_train: bool
+    later_trains: bool
 
 
 class PaceActor:
@@ -43,8 +39,8 @@ class PaceActor:
 
     def __init__(self, config: RunConfig) -> None:
         self._pace = Pace(config.profile.window)
-        self._training = set(range(1, config.stages + 1))
-        self._slowdown = {j: config.profile.stage(j).slowdown for j in self._training}
+        self._training = Training(config.stages)
+        self._slowdown = {j: config.profile.stage(j).slowdown for j in range(1, config.stages + 1)}
         self._pass_seconds: dict[int, float] = {}
         self._waiting: dict[int, tuple[Callable[[], bool], asyncio.Future[None]]] = {}
         self._stopping = False
@@ -76,18 +72,18 @@ class PaceActor:
             await self._wait(stage, lambda: self._pace.limit is None or v <= self._pace.limit)
             clock = self._pace.request(stage, v)
         waited_s = 0.0 if granted_at_once else time.monotonic() - began
-        return Start(clock, waited_s, self._later(stage))
+        return Start(clock, waited_s, self._training.later_than(stage))
 
     async def release(self, stage: int) -> bool:
         """The stage waits for something else; returns whether a later stage still trains."""
         self._pace.release(stage)
         self._wake()
-        return self._later(stage)
+        return self._training.later_than(stage)
 
     async def trained(self, stage: int) -> bool:
         """The stage has done its quota of updates; returns whether a later stage still trains."""
-        self._training.discard(stage)
-        return self._later(stage)
+        self._training.done(stage)
+        return self._training.later_than(stage)
 
     async def reached(self, stage: int, due: float) -> float:
         """Stage ``stage`` waits until the profile clock reaches ``due``, or for a while; returns where it is."""
@@ -104,9 +100,6 @@ class PaceActor:
         unslowed = [s for j, s in self._pass_seconds.items() if self._slowdown[j] == least]
         return sum(unslowed) / len(unslowed)
 
-    def _later(self, stage: int) -> bool:
-        return any(j > stage for j in self._training)
-
     def _wake(self) -> None:
         """The pace has changed: wake whom it lets go on, and nobody else."""
         for stage, (may_go, future) in list(self._waiting.items()):
@@ -122,3 +115,41 @@ class PaceActor:
         await asyncio.wait([future], timeout=WAIT_S)
         if not future.done() and self._waiting.get(stage, (None, None))[1] is future:
             del self._waiting[stage]
+
+
+class PaceClient:
+    """The pace keeper as one stage sees it.
+
+    Args:
+        actor: its handle.
+        stage: whose client this is.
+    """
+
+    def __init__(self, actor: Any, stage: int) -> None:
+        self._calls = Calls(actor)
+        self._stage = stage
+
+    @property
+    def is_local(self) -> bool:
+        """See ``Calls``."""
+        return self._calls.is_local
+
+    def is_stopping(self) -> bool:
+        """See ``PaceActor``."""
+        return cast(bool, self._calls.ask("is_stopping"))
+
+    def start(self, v: float) -> Start:
+        """See ``PaceActor``."""
+        return cast(Start, self._calls.ask("start", self._stage, v))
+
+    def release(self) -> bool:
+        """See ``PaceActor``."""
+        return cast(bool, self._calls.ask("release", self._stage))
+
+    def trained(self) -> bool:
+        """See ``PaceActor``."""
+        return cast(bool, self._calls.ask("trained", self._stage))
+
+    def step_seconds(self, pass_seconds: float) -> float:
+        """See ``PaceActor``."""
+        return cast(float, self._calls.ask("step_seconds", self._stage, pass_seconds))

@@ -16,7 +16,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from asyncdgl.config.model import RunConfig
-from asyncdgl.engine.evaluations import EvaluationSchedule, evaluation_line
+from asyncdgl.engine.evaluations import Evaluation, Evaluations, evaluation_line
 from asyncdgl.errors import ConfigError, StageFailed
 from asyncdgl.observer import Observer
 from asyncdgl.on_ray.buffer import BufferActor
@@ -66,9 +66,13 @@ class RayRun:
         self._stages: dict[int, Any] = {}
         self._buffers: dict[int, Any] = {}
         self._group: Any = None
-        self._published: dict[int, Any] = {}
-        self._evaluations: deque[tuple[int, Any]] = deque()
-        self._schedule = EvaluationSchedule(config.stages, config.epochs, config.evaluation.every)
+        # No evaluation uses initial weights: it is due when every stage has completed an epoch, and published it.
+        self._evaluations: Evaluations[Any] = Evaluations(
+            [None] * config.stages, config.epochs, config.evaluation.every
+        )
+        self._evaluating: deque[tuple[Evaluation[Any], Any]] = deque()
+        self._known_until_s = dict.fromkeys(self._numbers, 0.0)
+        self._end_s = 0.0
         self._outstanding: dict[Any, int] = {}  # chunks asked for, and of which stage
         self._origin = 0.0
         self._outcome = Outcome({}, [], None)
@@ -176,43 +180,47 @@ class RayRun:
                 j = outstanding.pop(ref)
                 chunk = self._get(ref, f"stage {j}", "training")
                 self._collect(j, chunk)
-                if not chunk.progress.stopped:
+                if not (chunk.progress is not None and chunk.progress.stopped):
                     outstanding[self._stages[j].run.remote(CHUNK_S)] = j
             self._collect_evaluations(timeout=0)
         final = self._finish(None)
         self._collect_evaluations(timeout=None)
         if len(final) == len(self._numbers):
-            self._evaluate([final[j] for j in self._numbers], self._config.epochs)
-            self._collect_evaluations(timeout=None)
+            epochs = [self._config.epochs] * len(final)
+            self._evaluate(self._evaluations.final([final[j] for j in self._numbers], epochs, self._end_s))
+            self._collect_evaluations(timeout=None, final=True)
 
     def _keep(self, j: int, chunk: Chunk) -> None:
         """What a chunk did goes to the run directory."""
         self._observer.passed(chunk.records)
-        self._observer.progressed(j, chunk.progress)
-        for line in chunk.epochs:
+        self._end_s = max([self._end_s, *(r.end_s for r in chunk.records[-1:])])
+        if chunk.progress is not None:
+            self._observer.progressed(j, chunk.progress)
+        for line, _ in chunk.epochs:
             self._observer.epoch_completed(line)
 
     def _collect(self, j: int, chunk: Chunk) -> None:
         self._keep(j, chunk)
-        if chunk.published:
-            self._published[j] = chunk.published[0]
-        for line in chunk.epochs:
-            for epoch in self._schedule.completed(j, line["epoch"]):
-                self._evaluate([self._published[i] for i in self._numbers], epoch)
+        for line, published in chunk.epochs:
+            self._evaluations.completed(j, line["end_s"], published[0] if published else None)
+        stopped = chunk.progress is not None and chunk.progress.stopped
+        self._known_until_s[j] = math.inf if stopped else chunk.until_s
+        for evaluation in self._evaluations.due(min(self._known_until_s.values())):
+            self._evaluate(evaluation)
 
-    def _evaluate(self, published: list[Any], epoch: int) -> None:
-        self._evaluations.append((epoch, self._evaluator.evaluate.remote(published)))
+    def _evaluate(self, evaluation: Evaluation[Any]) -> None:
+        weights = [publication.weights for publication in evaluation.of]
+        self._evaluating.append((evaluation, self._evaluator.evaluate.remote(weights)))
 
-    def _collect_evaluations(self, timeout: float | None) -> None:
-        while self._evaluations:
-            epoch, ref = self._evaluations[0]
+    def _collect_evaluations(self, timeout: float | None, final: bool = False) -> None:
+        while self._evaluating:
+            evaluation, ref = self._evaluating[0]
             if timeout is not None and not ray.wait([ref], timeout=timeout)[0]:
                 return
-            self._evaluations.popleft()
+            self._evaluating.popleft()
             results = self._get(ref, "the evaluator", "evaluating")
             self._outcome.evaluation = results
-            final = epoch == self._config.epochs
-            self._observer.evaluated(evaluation_line(results, epoch, time.monotonic() - self._origin, final))
+            self._observer.evaluated(evaluation_line(evaluation, results, final))
 
     # --- End
 

@@ -7,11 +7,14 @@ import multiprocessing.connection
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from asyncdgl.config.model import PassTimes, RunConfig
 from asyncdgl.errors import StageFailed
 from asyncdgl.rundir.trace import FORWARD, TRAIN
+
+if TYPE_CHECKING:
+    from asyncdgl.data.dataset import Dataset
 
 MEASURE_S = 2.0
 """How long each kind of pass is measured."""
@@ -60,35 +63,50 @@ def measure_step_times(config: RunConfig, data: Path, check: Callable[[], None])
 
 def _measure(config: RunConfig, data: Path, number: int, barrier: Any, pipe: Any) -> None:
     """In its own process: passes of one stage, all on the same input."""
-    from asyncdgl.buffers.buffer import Sample
-    from asyncdgl.buffers.codecs import encode
-    from asyncdgl.buffers.entry import PassName, Provenance
-    from asyncdgl.engine.build import make_stages, open_dataset
-    from asyncdgl.engine.passes import StagePasses
+    from asyncdgl.data.dataset import open_dataset
     from asyncdgl.learn.arithmetic import set_up_torch
-    from asyncdgl.nets.shape import cut
-    from asyncdgl.plan.balance import stage_input
 
     set_up_torch(config)
-    dataset = open_dataset(config, data)
-    stage = make_stages(config, dataset, only=number)[0]
-    passes = StagePasses(config, dataset, number, stage, time.perf_counter)
-    sample = None
-    if number > 1:
-        first = cut(config.model, config.stages)[number - 1][0] + 1
-        batch = stage_input(config, first, dataset.channels, len(dataset.classes))
-        source = Provenance(PassName(number - 1, 0, 0), 0, True, 0)
-        sample = Sample(source, encode(config.buffer.codec, batch.x, batch.y), 1)
+    one_pass = _passes(config, open_dataset(config, data), number)
     means = []
     for kind in (TRAIN, FORWARD):
         for _ in range(3):
-            passes.run(kind, sample, 0.0, {})
+            one_pass(kind)
         barrier.wait()
         began, taken, count = time.perf_counter(), 0.0, 0
         while time.perf_counter() - began < MEASURE_S:
-            record = passes.run(kind, sample, 0.0, {}).record
-            taken += record.end_s - record.start_s
+            start_s = time.perf_counter()
+            one_pass(kind)
+            taken += time.perf_counter() - start_s
             count += 1
         means.append(taken / count)
         barrier.wait()  # nobody is done while others still measure
     pipe.send(means)
+
+
+def _passes(config: RunConfig, dataset: Dataset, number: int) -> Callable[[str], None]:
+    """What makes a pass of a stage, decoding and encoding included."""
+    from asyncdgl.buffers.codecs import decode, encode
+    from asyncdgl.data.stream import make_stream
+    from asyncdgl.learn.stage import make_stages
+    from asyncdgl.nets.shape import cut
+    from asyncdgl.plan.balance import stage_input
+
+    [stage] = make_stages(config, dataset, only=number)
+    stream = make_stream(config, dataset)
+    payload = None
+    if number > 1:
+        first = cut(config.model, config.stages)[number - 1][0] + 1
+        batch = stage_input(config, first, dataset.channels, len(dataset.classes))
+        payload = encode(config.buffer.codec, batch.x, batch.y)
+
+    def one_pass(kind: str) -> None:
+        if payload is None:
+            batch = stream.get(stage.updates)
+        else:
+            batch = decode(payload, 0, config.precision == "bf16", config.device)
+        output = stage.train(batch).output if kind == TRAIN else stage.forward(batch)
+        if number < config.stages:
+            encode(config.buffer.codec, output, batch.y)
+
+    return one_pass

@@ -17,8 +17,8 @@ from protocol import COMPUTES_S, PAUSE_S, Times, made, report
 from asyncdgl.buffers.entry import Entry, PassName, Provenance
 from asyncdgl.config.yaml import parse_config
 from asyncdgl.on_ray.buffer import BufferActor
+from asyncdgl.on_ray.ends import Inbox, Outbox
 from asyncdgl.on_ray.pace import PaceActor
-from asyncdgl.on_ray.transport.ends import Inbox, Outbox
 
 CONFIG = {"runtime": "ray", "stages": 2, "pace": "free", "buffer": {"size": 10, "sampler": "lifo"}}
 

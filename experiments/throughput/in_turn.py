@@ -22,7 +22,8 @@ from torch.nn.functional import cross_entropy
 from asyncdgl.config.model import RunConfig
 from asyncdgl.config.yaml import load_yaml, parse_config
 from asyncdgl.data.cache import prepare
-from asyncdgl.engine.build import make_stream, open_dataset
+from asyncdgl.data.dataset import open_dataset
+from asyncdgl.data.stream import make_stream
 from asyncdgl.engine.sim import Simulation
 from asyncdgl.nets.network import make_networks
 from asyncdgl.plan.machine import on_this_machine

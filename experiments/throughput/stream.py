@@ -13,8 +13,10 @@ from pathlib import Path
 
 from asyncdgl.config.yaml import load_yaml, parse_config
 from asyncdgl.data.cache import prepare
-from asyncdgl.engine.build import make_stages, make_stream, open_dataset
+from asyncdgl.data.dataset import open_dataset
+from asyncdgl.data.stream import make_stream
 from asyncdgl.learn.arithmetic import set_up_torch
+from asyncdgl.learn.stage import make_stages
 from asyncdgl.plan.machine import on_this_machine
 
 

@@ -22,6 +22,13 @@ def make_buffer(**settings: Any) -> Any:
     return BufferActor(parse_config({"buffer": settings}), 1, None)
 
 
+def make_slow_buffer(pace: Any) -> Any:
+    """Behind a link whose entries take 10 steps on average, on the profile clock."""
+    from asyncdgl.on_ray.buffer import BufferActor
+
+    return BufferActor(parse_config({"seed": 3, "delays": {"profile": "wan"}}), 1, pace)
+
+
 def test_what_was_given_stays_until_the_reader_has_read_it(cluster) -> None:
     """An entry may leave the buffer before its reader has read what it was given; its place stays."""
     from asyncdgl.on_ray.transport.memory import MappedMemory
@@ -33,7 +40,7 @@ def test_what_was_given_stays_until_the_reader_has_read_it(cluster) -> None:
     async def script() -> None:
         for step in range(0, 80, 2):
             await insert(step)
-            reply = await buffer.sample(0.0, False, True)
+            reply = await buffer.sample(0.0, True)
             assert reply.sample.source.name.step == step
             read.append((step, reader.read(reply.sample.payload)))
             await insert(step + 1)  # takes a place that is free now
@@ -64,7 +71,7 @@ def test_a_producer_writes_where_it_is_told(cluster) -> None:
             stored = memory.write(places.pop(0), {"y": np.full(7, step, float)})
             places.append(await buffer.insert(provenance(step), stored, 1, 0.0, 1.0, []))
             newest = max(0, step - 2)
-            reply = await buffer.sample(0.0, False, True)
+            reply = await buffer.sample(0.0, True)
             assert (memory.read(reply.sample.payload)["y"] == newest).all()
         assert len(set(places)) == 2
 
@@ -78,8 +85,39 @@ def test_a_reader_on_another_machine_gets_the_arrays(cluster) -> None:
         taken = []
         for step in range(3):
             await buffer.insert(provenance(step), {"y": np.full(7, step)}, 1, 0.0, 1.0, [])
-            taken.append((await buffer.sample(0.0, False, False)).sample.payload)
+            taken.append((await buffer.sample(0.0, False)).sample.payload)
         return taken
 
     for step, payload in enumerate(asyncio.run(script())):
         assert (payload["y"] == step).all()  # also after its place was used again
+
+
+def test_a_reader_that_waits_on_the_profile_clock_sees_an_entry_that_arrives_sooner(cluster) -> None:
+    """It waits for one entry, and another one is sent that will be here before it."""
+    asked: list[float] = []
+
+    class Pace:
+        """The profile clock stands still: only a sooner entry can end the wait early."""
+
+        class reached:
+            @staticmethod
+            async def remote(stage: int, due: float) -> float:
+                asked.append(due)
+                await asyncio.sleep(0.15)
+                return 0.0
+
+    async def script() -> None:
+        buffer = make_slow_buffer(Pace)
+        payload = {"y": np.zeros(7)}
+        await buffer.insert(provenance(0), payload, 1, 50.0, 1.0, [])  # sent late on its clock: arrives after step 50
+        waiting = asyncio.ensure_future(buffer.wait(0.0))
+        await asyncio.sleep(0.02)
+        assert len(asked) == 1
+        assert asked[0] > 50
+        await buffer.insert(provenance(1), payload, 1, 0.0, 1.0, [])  # overtakes it
+        await asyncio.sleep(0.02)
+        assert len(asked) == 2, "the reader looks again"
+        assert asked[1] < 50
+        await waiting
+
+    asyncio.run(script())

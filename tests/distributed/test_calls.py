@@ -123,7 +123,7 @@ def test_an_answer_that_is_too_large_is_an_error_and_not_a_wait_for_ever(calls) 
 def test_a_large_message(calls) -> None:
     """As large as the largest that is sent: the names of many dropped entries."""
     from asyncdgl.buffers.entry import PassName
-    from asyncdgl.on_ray.transport.ends import DROPS_AT_ONCE
+    from asyncdgl.on_ray.ends import DROPS_AT_ONCE
 
     names = [PassName(1, 0, 10**9 + n) for n in range(DROPS_AT_ONCE)]
     assert calls.ask("echo", names) == (names,)

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from asyncdgl.engine.build import make_stream, open_dataset
+from asyncdgl.data.dataset import open_dataset
+from asyncdgl.data.stream import make_stream
 from asyncdgl.learn.stage import Stage
 from asyncdgl.nets.network import StageNet, make_networks
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from asyncdgl.data.dataset import Dataset, Images
-from asyncdgl.data.stream import in_order
-from asyncdgl.engine.build import make_evaluator, make_stages, make_stream, open_dataset
-from asyncdgl.learn.evaluation import EVALUATION_BATCH, Evaluator
+from asyncdgl.data.dataset import Dataset, Images, open_dataset
+from asyncdgl.data.stream import in_order, make_stream
+from asyncdgl.learn.evaluation import EVALUATION_BATCH, Evaluator, make_evaluator
+from asyncdgl.learn.stage import make_stages
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -1,8 +1,8 @@
 """Identity d: `virtual` with exponential passes and no window agrees with Algorithm 2 in staleness and reuse.
 
 Both sides run their real loops (`VirtualRun`, `Simulation`), buffers and links; only the arithmetic is left out, for
-long traces: `virtual` with ``virtual.train: false``, and the simulator with passes of provenance alone in place of
-`StagePasses` (a test below holds that against the simulator as it is). `sim` draws from the key "turns" and `virtual`
+long traces: `virtual` with ``virtual.train: false``, and the simulator without data (a test below holds that against
+the simulator as it is). `sim` draws from the key "turns" and `virtual`
 from "clock": equal seeds give independent runs.
 
 Passes of one run are correlated. Therefore a run is one observation: the mean over its passes (Welch's test over runs),
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -25,7 +25,6 @@ import scipy.stats
 
 from asyncdgl.config.yaml import parse_config
 from asyncdgl.engine import sim as simulator
-from asyncdgl.engine.provenance import ProvenancePasses
 from asyncdgl.engine.virtual import VirtualRun
 from asyncdgl.rundir.trace import TRAIN, by_stage, staleness
 
@@ -43,18 +42,6 @@ RANDOM = {"name": "exponential", "every_stage": {"step_law": "exponential"}, "wi
 SIZES = pytest.mark.parametrize("size", [1, 5, 30])
 STAGES = pytest.mark.parametrize("stages", [2, 4])
 MEASURES = ("staleness", "times_sampled", "forward_passes")
-
-
-class WithoutArithmetic(ProvenancePasses):
-    """In place of ``StagePasses`` in the simulator."""
-
-    stage = SimpleNamespace(published=dict)
-
-    def __init__(self, config: Any, dataset: Any, number: int, stage: Any, clock: Callable[[], float]) -> None:
-        super().__init__(config, number, 0, clock)
-
-    def run(self, kind: str, sample: Any, sampled_s: Any, waits: Any, number: Any = None) -> Any:
-        return super().run(kind, sample, sampled_s, waits, self._clock())
 
 
 def settings(stages: int, size: int, seed: int, profile: Any, **over: Any) -> dict[str, Any]:
@@ -76,11 +63,6 @@ def no_arithmetic() -> Iterator[None]:
         ticks = itertools.count()
         # Times only order what happens; each one asked for is later than the one before.
         patch.setattr(simulator, "time", SimpleNamespace(perf_counter=lambda: next(ticks) * 1e-6))
-        patch.setattr(simulator, "set_up_torch", lambda config: None)
-        patch.setattr(simulator, "open_dataset", lambda config, data: None)
-        patch.setattr(simulator, "make_stages", lambda config, data: [WithoutArithmetic.stage] * config.stages)
-        patch.setattr(simulator, "make_evaluator", lambda *_: SimpleNamespace(evaluate=lambda states, check: {}))
-        patch.setattr(simulator, "StagePasses", WithoutArithmetic)
         yield
 
 
@@ -180,7 +162,7 @@ def test_a_simulation_without_arithmetic_is_the_simulation(small_config, digits_
     real, bare = make_recorder(), make_recorder()
     simulator.Simulation(config, digits_folder, real).run()
     with no_arithmetic():
-        simulator.Simulation(config, digits_folder, bare).run()
+        simulator.Simulation(config, None, bare).run()
 
     def passes(recorder: Any) -> list[Any]:
         return [r._replace(sampled_s=None, start_s=0.0, end_s=0.0, loss=None) for r in recorder.trace]

@@ -497,8 +497,8 @@ def test_the_last_states_of_a_stopped_run_are_compared(original, mismatch, digit
     repetition.run()
     summary = {"status": "interrupted", "stages": []}
     for j, passes in repetition._passes.items():
-        state = {"updates": passes.stage.updates, "state_sha256": passes.stage.state_sha256()}
-        summary["stages"].append({"stage": j, **state, "forward_passes": passes.step - passes.stage.updates})
+        state = {"updates": passes.learner.updates, "state_sha256": passes.learner.state_sha256()}
+        summary["stages"].append({"stage": j, **state, "forward_passes": passes.step - passes.learner.updates})
     stopped = dataclasses.replace(half, summary=summary)
     assert [r.state_equal for r in Replay(stopped, digits_folder).run()] == [True] * 3
     message = mismatch(with_summary(stopped, 2, state_sha256="0" * 64))

@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 import scipy.stats
 
+from asyncdgl.algorithms import async_dgl
+from asyncdgl.algorithms.async_dgl import drawn_turns
 from asyncdgl.buffers.entry import PassName
-from asyncdgl.engine import sim as simulator
-from asyncdgl.engine.build import make_clock, make_stages, open_dataset
-from asyncdgl.engine.evaluations import evaluation_line
-from asyncdgl.engine.sim import Simulation, drawn_turns
+from asyncdgl.data.dataset import open_dataset
+from asyncdgl.engine.build import make_clock
+from asyncdgl.engine.evaluations import Evaluation, Publication, evaluation_line
+from asyncdgl.engine.sim import Simulation
+from asyncdgl.learn.stage import make_stages
 from asyncdgl.rundir.trace import by_stage, staleness
 
 UPDATES = 22
@@ -337,7 +340,7 @@ def test_every_drawn_turn_is_a_pass_or_lost(simulate, small_config, monkeypatch,
             drawn[turn[0]] += 1
             yield turn
 
-    monkeypatch.setattr(simulator, "drawn_turns", counted)
+    monkeypatch.setattr(async_dgl, "drawn_turns", counted)
     made_before_draws: Counter[int] = Counter()
     run = simulate(small_config(**ASYNCHRONOUS[name]))
     passes = Counter(r.stage for r in run.trace)
@@ -443,13 +446,10 @@ def test_the_validation_share_is_evaluated_too(simulate, small_config) -> None:
 
 
 def test_evaluation_line() -> None:
-    assert evaluation_line({"test": {"loss": [1.0]}}, 3, 0.5, True) == {
-        "kind": "evaluation",
-        "epoch": 3,
-        "final": True,
-        "end_s": 0.5,
-        "test_loss": [1.0],
-    }
+    evaluation = Evaluation(3, 0.5, [Publication(4, 0.4, None), Publication(3, 0.5, None)])
+    line = {"kind": "evaluation", "epoch": 3, "epochs": [4, 3], "final": True, "end_s": 0.5, "test_loss": [1.0]}
+    assert evaluation_line(evaluation, {"test": {"loss": [1.0]}}, True) == line
+    assert evaluation_line(evaluation._replace(stage=2), {"test": {"loss": [1.0]}}, True) == {**line, "stage": 2}
 
 
 def test_training_learns(simulate, small_config) -> None:

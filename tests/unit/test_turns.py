@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 import scipy.stats
 
-from asyncdgl.engine import sim as simulator
-from asyncdgl.engine.sim import Simulation, drawn_turns
+from asyncdgl.algorithms import async_dgl
+from asyncdgl.algorithms.async_dgl import drawn_turns
+from asyncdgl.engine.sim import Simulation
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -113,7 +114,7 @@ class Account:
                 yield turn
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(simulator, "drawn_turns", counted)
+            patch.setattr(async_dgl, "drawn_turns", counted)
             simulation = Simulation(config, folder, recorder)
             simulation.run()
         ends = simulation.outcome().ends

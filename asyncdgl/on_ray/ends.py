@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from asyncdgl.buffers.buffer import Sample
 from asyncdgl.buffers.entry import Entry, PassName
 from asyncdgl.config.model import RunConfig
-from asyncdgl.on_ray.buffer import Reply
-from asyncdgl.on_ray.transport.calls import Call, Calls
+from asyncdgl.on_ray.buffer import BufferClient, Reply
+from asyncdgl.on_ray.transport.calls import Call
 from asyncdgl.on_ray.transport.memory import UNACKNOWLEDGED, MappedMemory, Stored, stored_bytes
 
 if TYPE_CHECKING:
@@ -24,35 +24,34 @@ class Inbox:
     """Asks the buffer for entries, also ahead of their use, and reads them."""
 
     def __init__(self, buffer: Any) -> None:
-        self._buffer = Calls(buffer)
+        self._buffer = BufferClient(buffer)
         self._memory = None if self._buffer.memory is None else MappedMemory(self._buffer.memory, writable=False)
         self._fetching: deque[Call] = deque()
 
     def fetch(self, v: float, count: int) -> None:
         """Ask, until so many answers are on their way or here."""
         while len(self._fetching) < count:
-            self._fetching.append(self._ask(v, wait=False))
+            self._fetching.append(self._ask(v))
 
     def take(self, v: float) -> Reply:
         """The next entry, or the reason why there is none now."""
         # Every entry that was fetched comes before any that is asked for now: the order of samples is kept.
-        reply: Reply = (self._fetching.popleft() if self._fetching else self._ask(v, wait=False)).get()
-        while reply.sample is None and self._fetching:
-            reply = self._fetching.popleft().get()
-        return reply
+        while self._fetching:
+            reply: Reply = self._fetching.popleft().get()
+            if reply.sample is not None:
+                return reply
+        return cast(Reply, self._ask(v).get())
 
-    def wait(self, v: float) -> Reply:
-        """Wait a while for the next entry."""
-        reply: Reply = self._ask(v, wait=True).get()
-        return reply
+    def wait(self, v: float) -> None:
+        """Wait a while until there may be an entry."""
+        self._buffer.wait(v)
 
     def read(self, sample: Sample) -> Sample:
         """With its content as payload. That lies in the buffer's memory and is good until the next entry is read."""
         from asyncdgl.buffers.codecs import from_arrays
 
         arrays = sample.payload
-        if isinstance(arrays, Stored):
-            assert self._memory is not None
+        if isinstance(arrays, Stored) and self._memory is not None:
             arrays = self._memory.read(arrays)
         return sample._replace(payload=from_arrays(arrays))
 
@@ -62,8 +61,8 @@ class Inbox:
         self._fetching.clear()
         return unused
 
-    def _ask(self, v: float, wait: bool) -> Call:
-        return self._buffer.call("sample", v, wait, self._memory is not None)
+    def _ask(self, v: float) -> Call:
+        return self._buffer.sample(v, mapped=self._memory is not None)
 
 
 class Outbox:
@@ -71,7 +70,7 @@ class Outbox:
 
     def __init__(self, config: RunConfig, number: int, buffer: Any) -> None:
         self.blocks = config.replay.on_full == "block"
-        self._buffer = Calls(buffer)
+        self._buffer = BufferClient(buffer)
         self._memory = None if self._buffer.memory is None else MappedMemory(self._buffer.memory, writable=True)
         self._places: list[int] | None = None  # where the next entries go: one for each call that may be on the wire
         self._queue: deque[tuple[Entry, float, float]] = deque()
@@ -81,7 +80,7 @@ class Outbox:
 
     def reserve(self, name: PassName, wait: bool) -> bool:
         """See ``BufferActor.reserve``."""
-        return bool(self._buffer.ask("reserve", name, wait))
+        return self._buffer.reserve(name, wait)
 
     def send(self, entry: Entry, now: float, unit: float) -> None:
         """Send, or queue where too many calls are unanswered."""
@@ -105,7 +104,7 @@ class Outbox:
         while self._wire or self._queue or self._dropped:
             self._send_queued()
             if not self._wire:
-                self._buffer.ask("drop", self._drops())
+                self._buffer.drop(self._drops())
             else:
                 self._take_answer()
 
@@ -127,9 +126,9 @@ class Outbox:
             entry, now, unit = self._queue.popleft()
             payload = entry.payload if self._memory is None else self._write(self._memory, entry.payload)
             dropped = [name.step for name in self._drops()]
-            self._wire.append(self._buffer.call("insert", entry.source, payload, entry.nbytes, now, unit, dropped))
+            self._wire.append(self._buffer.insert(entry.source, payload, entry.nbytes, now, unit, dropped))
 
     def _write(self, memory: MappedMemory, arrays: Arrays) -> Stored:
         if self._places is None:
-            self._places = self._buffer.ask("places", stored_bytes(arrays), UNACKNOWLEDGED)
+            self._places = self._buffer.places(stored_bytes(arrays), UNACKNOWLEDGED)
         return memory.write(self._places.pop(), arrays)
