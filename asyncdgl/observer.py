@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -29,6 +29,68 @@ class Observer(Protocol):
 
     def noticed(self, message: str) -> None:
         """Something that a person would want to know while waiting."""
+
+
+class NullObserver:
+    """Told everything, and does nothing: to build on."""
+
+    def passed(self, records: Sequence[PassRecord]) -> None:
+        """See ``Observer``."""
+
+    def progressed(self, stage: int, progress: Progress) -> None:
+        """See ``Observer``."""
+
+    def epoch_completed(self, line: Line) -> None:
+        """See ``Observer``."""
+
+    def evaluated(self, line: Line) -> None:
+        """See ``Observer``."""
+
+    def noticed(self, message: str) -> None:
+        """See ``Observer``."""
+
+
+class Recorder:
+    """Keeps all that it is told.
+
+    Args:
+        on_passes: called with the recorder each time that passes were made.
+
+    Attributes:
+        trace: the passes, in the order in which they were told.
+        epochs, evaluations: lines of metrics.jsonl.
+        progress: stage and how far it had come, each time.
+        notices: messages.
+    """
+
+    def __init__(self, on_passes: Callable[[Recorder], None] = lambda recorder: None) -> None:
+        self.on_passes = on_passes
+        self.trace: list[PassRecord] = []
+        self.epochs: list[Line] = []
+        self.evaluations: list[Line] = []
+        self.progress: list[tuple[int, Progress]] = []
+        self.notices: list[str] = []
+
+    def passed(self, records: Sequence[PassRecord]) -> None:
+        """See ``Observer``."""
+        self.trace.extend(records)
+        self.on_passes(self)
+
+    def progressed(self, stage: int, progress: Progress) -> None:
+        """See ``Observer``."""
+        self.progress.append((stage, progress))
+
+    def epoch_completed(self, line: Line) -> None:
+        """See ``Observer``."""
+        self.epochs.append(line)
+
+    def evaluated(self, line: Line) -> None:
+        """See ``Observer``."""
+        self.evaluations.append(line)
+
+    def noticed(self, message: str) -> None:
+        """See ``Observer``."""
+        self.notices.append(message)
 
 
 @dataclass(frozen=True)

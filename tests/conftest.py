@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
+
+from asyncdgl.observer import Recorder
 
 # Fixed examples and no time limit for one: the same result on every machine, however slow.
 hypothesis.settings.register_profile("asyncdgl", deadline=None, derandomize=True, database=None)
@@ -74,35 +76,6 @@ def digits_folder(cache_folder: Path) -> Path:
     return prepare(DataConfig())
 
 
-@dataclass
-class Recorder:
-    """An observer that keeps all that it is told."""
-
-    trace: list[Any] = field(default_factory=list)
-    epochs: list[dict[str, Any]] = field(default_factory=list)
-    evaluations: list[dict[str, Any]] = field(default_factory=list)
-    progress: list[tuple[int, Any]] = field(default_factory=list)
-    notices: list[str] = field(default_factory=list)
-    on_pass: Callable[[], None] | None = None
-
-    def passed(self, records: Any) -> None:
-        self.trace.extend(records)
-        if self.on_pass is not None:
-            self.on_pass()
-
-    def progressed(self, stage: int, progress: Any) -> None:
-        self.progress.append((stage, progress))
-
-    def epoch_completed(self, line: dict[str, Any]) -> None:
-        self.epochs.append(line)
-
-    def evaluated(self, line: dict[str, Any]) -> None:
-        self.evaluations.append(line)
-
-    def noticed(self, message: str) -> None:
-        self.notices.append(message)
-
-
 @pytest.fixture(scope="session")
 def make_recorder() -> type[Recorder]:
     """The class of observers that keep all that they are told."""
@@ -151,7 +124,7 @@ def simulate(cache_folder: Path) -> Callable[..., SimRun]:
         recorder = Recorder()
         simulation = Simulation(config, prepare(config.data), recorder)
         if on_pass is not None:
-            recorder.on_pass = lambda: on_pass(simulation)
+            recorder.on_passes = lambda _: on_pass(simulation)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(async_dgl, "drawn_turns", some_turns)
             simulation.run()

@@ -9,44 +9,34 @@ import statistics
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from asyncdgl.config.yaml import parse_config
 from asyncdgl.engine.virtual import VirtualRun
+from asyncdgl.observer import NullObserver
+from asyncdgl.rundir.trace import PassRecord
 
 HERE = Path(__file__).parent
 REPEATS = 5
 SMALL, LARGE = 64, 1024
 
 
-class Uncounted:
-    """An observer that counts passes and keeps nothing."""
+class Counter(NullObserver):
+    """Counts passes and keeps nothing."""
 
-    def __init__(self) -> None:
-        self.passes = 0
+    passes = 0
 
-    def passed(self, records: Any) -> None:
+    def passed(self, records: Sequence[PassRecord]) -> None:
         """See ``Observer``."""
         self.passes += len(records)
-
-    def progressed(self, stage: int, progress: Any) -> None:
-        """See ``Observer``."""
-
-    def epoch_completed(self, line: Any) -> None:
-        """See ``Observer``."""
-
-    def evaluated(self, line: Any) -> None:
-        """See ``Observer``."""
-
-    def noticed(self, message: str) -> None:
-        """See ``Observer``."""
 
 
 def engine(stages: int, batches: int) -> tuple[int, float]:
     """Passes, and seconds of processor time that the event queue takes for them, without files."""
     tree = {"runtime": "virtual", "stages": stages, "epochs": 1, "virtual": {"train": False, "batches": batches}}
-    observer = Uncounted()
+    observer = Counter()
     run = VirtualRun(parse_config(tree), None, observer)
     began = time.process_time()
     run.run()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ from asyncdgl.config.model import RunConfig
 from asyncdgl.config.yaml import parse_config
 from asyncdgl.data.cache import prepare
 from asyncdgl.engine.sim import Simulation
-from asyncdgl.observer import Progress
+from asyncdgl.observer import Recorder
 from asyncdgl.on_ray.cluster import local_cluster
 from asyncdgl.rundir.outcome import Outcome
 from asyncdgl.rundir.trace import PassRecord
@@ -22,25 +21,10 @@ LOGICAL_GPUS = 3  # what is asked for, too: no test computes on one
 STORE_BYTES = 500_000_000
 
 
-@dataclass
-class Recorder:
-    """Observer that keeps everything, and may act on the passes as they come in."""
+class RanRecorder(Recorder):
+    """With what the run came to."""
 
-    records: list[PassRecord] = field(default_factory=list)
-    on_passes: Callable[[Recorder], None] = lambda recorder: None
     outcome: Outcome | None = None
-
-    def passed(self, records: list[PassRecord]) -> None:
-        self.records.extend(records)
-        self.on_passes(self)
-
-    def progressed(self, stage: int, progress: Progress) -> None: ...
-
-    def epoch_completed(self, line: dict[str, Any]) -> None: ...
-
-    def evaluated(self, line: dict[str, Any]) -> None: ...
-
-    def noticed(self, message: str) -> None: ...
 
     @property
     def hashes(self) -> list[str | None]:
@@ -48,7 +32,7 @@ class Recorder:
         return [end.state_sha256 for _, end in sorted(self.outcome.ends.items())]
 
     def passes(self, stage: int, kind: str | None = None) -> list[PassRecord]:
-        own = [r for r in self.records if r.stage == stage and kind in (None, r.kind)]
+        own = [r for r in self.trace if r.stage == stage and kind in (None, r.kind)]
         return sorted(own, key=lambda r: r.step)
 
 
@@ -63,17 +47,17 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-Run = Callable[..., Recorder]
+Run = Callable[..., RanRecorder]
 
 
 @pytest.fixture
 def run_ray(cluster: None) -> Run:
     """Run a configuration on Ray; the recorder has its passes and its outcome, complete or not."""
 
-    def run(tree: dict[str, Any], on_start: Callable[[Any], None] = lambda ray_run: None, **hooks: Any) -> Recorder:
+    def run(tree: dict[str, Any], on_start: Callable[[Any], None] = lambda ray_run: None, **hooks: Any) -> RanRecorder:
         from asyncdgl.on_ray.run import RayRun
 
-        config, recorder = make_config({"runtime": "ray", **tree}), Recorder(**hooks)
+        config, recorder = make_config({"runtime": "ray", **tree}), RanRecorder(**hooks)
         ray_run = RayRun(config, prepare(config.data), recorder)
         try:
             ray_run.start()
@@ -91,8 +75,8 @@ def run_ray(cluster: None) -> Run:
 def run_sim() -> Run:
     """Run a configuration in this process."""
 
-    def run(tree: dict[str, Any]) -> Recorder:
-        config, recorder = make_config({"runtime": "sim", **tree}), Recorder()
+    def run(tree: dict[str, Any]) -> RanRecorder:
+        config, recorder = make_config({"runtime": "sim", **tree}), RanRecorder()
         simulation = Simulation(config, prepare(config.data), recorder)
         simulation.run()
         recorder.outcome = simulation.outcome()
@@ -102,10 +86,10 @@ def run_sim() -> Run:
 
 
 @pytest.fixture
-def check_conservation() -> Callable[[Recorder], None]:
+def check_conservation() -> Callable[[RanRecorder], None]:
     """Rule 15: no entry is lost from the books of any buffer."""
 
-    def check(recorder: Recorder) -> None:
+    def check(recorder: RanRecorder) -> None:
         assert recorder.outcome is not None
         for b in recorder.outcome.buffers:
             assert b["inserted"] == b["left"] + b["retired"] + b["overwritten_unused"], b

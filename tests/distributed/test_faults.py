@@ -21,7 +21,7 @@ def test_a_killed_process_is_named(run_ray, victim) -> None:
         pids.update({p["name"]: p["pid"] for p in ray_run.outcome().processes})
 
     def kill(recorder) -> None:
-        if not killed and len(recorder.records) > 50:
+        if not killed and len(recorder.trace) > 50:
             killed.append(pids[victim])
             os.kill(pids[victim], signal.SIGKILL)
 

@@ -117,7 +117,7 @@ def test_every_line_is_what_these_weights_give(small_config, digits_folder, make
     recorder = make_recorder()
     run = {"sim": Simulation, "virtual": VirtualRun}[runtime](config, digits_folder, recorder)
     kept: dict[tuple[int, int], Any] = {(j, 0): own.learner.published() for j, own in run._passes.items()}
-    recorder.on_pass = lambda: weights_at_epochs(run._passes, kept)
+    recorder.on_passes = lambda _: weights_at_epochs(run._passes, kept)
     run.run()
 
     ends = {j: [line["end_s"] for line in recorder.epochs if line["stage"] == j] for j in (1, 2, 3)}
