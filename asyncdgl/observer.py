@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from asyncdgl.rundir.records import EpochLine, EvaluationLine
     from asyncdgl.rundir.trace import PassRecord
-
-Line = dict[str, Any]
 
 
 class Observer(Protocol):
@@ -21,11 +20,11 @@ class Observer(Protocol):
     def progressed(self, stage: int, progress: Progress) -> None:
         """A stage has come so far."""
 
-    def epoch_completed(self, line: Line) -> None:
+    def epoch_completed(self, line: EpochLine) -> None:
         """A stage completed one of its own epochs."""
 
-    def evaluated(self, line: Line) -> None:
-        """The test set was used."""
+    def evaluated(self, line: EvaluationLine) -> None:
+        """The test set was used, and the validation set where there is one."""
 
     def noticed(self, message: str) -> None:
         """Something that a person would want to know while waiting."""

@@ -11,8 +11,8 @@ from typing import Any
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from asyncdgl.cli.display import console
 from asyncdgl.cli.signals import Interrupted, Signals
+from asyncdgl.cli.tables import console
 from asyncdgl.config.defaults import available_cores
 from asyncdgl.config.model import RunConfig
 from asyncdgl.config.yaml import parse_assignment, set_key

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from asyncdgl.observer import Line
+from asyncdgl.rundir.records import EvaluationLine
 
 
 class EvaluationSchedule:
@@ -29,10 +29,24 @@ class EvaluationSchedule:
         return due
 
 
-def evaluation_line(results: Mapping[str, Mapping[str, Any]], epoch: int, seconds: float, final: bool) -> Line:
-    """The line of metrics.jsonl for one evaluation."""
-    line: Line = {"kind": "evaluation", "epoch": epoch, "final": final, "end_s": seconds}
-    for split, result in results.items():
-        for what, values in result.items():
-            line[f"{split}_{what}"] = values
-    return line
+def evaluation_line(
+    results: Mapping[str, Mapping[str, Any]],
+    epoch: int,
+    epochs: Sequence[int],
+    seconds: float,
+    final: bool,
+    stage: int | None = None,
+) -> EvaluationLine:
+    """The line of metrics.jsonl for one evaluation.
+
+    Args:
+        results: what ``Evaluator.evaluate`` gave.
+        epoch: that the slowest training stage had completed.
+        epochs: of each stage, the own epoch of its weights.
+        seconds: when that was.
+        final: whether the weights are those of the end.
+        stage: ``sequential-dgl``: the one that trained.
+    """
+    measured = {f"{split}_{what}": tuple(values) for split, of in results.items() for what, values in of.items()}
+    line = {"epoch": epoch, "epochs": tuple(epochs), "final": final, "end_s": seconds, "stage": stage}
+    return EvaluationLine.model_validate({**line, **measured})

@@ -12,10 +12,11 @@ from asyncdgl.buffers.entry import Entry, PassName, Provenance
 from asyncdgl.config.model import RunConfig
 from asyncdgl.data.batch import ActivationBatch
 from asyncdgl.engine.build import make_stream
-from asyncdgl.errors import StageFailed
+from asyncdgl.errors import Diverged
 from asyncdgl.learn.meter import EpochMeter
-from asyncdgl.observer import Line, Progress
+from asyncdgl.observer import Progress
 from asyncdgl.rundir.outcome import StageEnd
+from asyncdgl.rundir.records import EpochLine
 from asyncdgl.rundir.trace import FORWARD, TRAIN, PassRecord
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class StagePasses:
         self.quota = config.epochs * self._updates_per_epoch
         self._is_last = number == config.trained_stages
         self._meter = EpochMeter(config.batch_size)
-        self._published: State | None = None
+        self._forward_passes = 0
 
     @property
     def next_name(self) -> PassName:
@@ -93,13 +94,14 @@ class StagePasses:
             result = self.stage.train(batch)
             output, loss = result.output, result.loss
             if not math.isfinite(loss):
-                raise StageFailed(
+                raise Diverged(
                     f"stage {self.number}: the loss is {loss} at its update {updates}: use a smaller --lr",
                     f"stage {self.number}",
                 )
             self._meter.add(result.loss, result.correct)
         else:
             output = self.stage.forward(batch)
+            self._forward_passes += 1
         source = Provenance(name, updates, kind == TRAIN, batch.batch)
         entry = None if self._is_last else self._entry(source, output, batch)
         self.step += 1
@@ -139,16 +141,15 @@ class StagePasses:
         if self.stage.updates % self._updates_per_epoch:
             return None
         epoch = self.stage.completed_epochs
-        line = {
-            "kind": "epoch",
-            "stage": self.number,
-            "epoch": epoch,
-            "updates": self.stage.updates,
-            "loss": self._meter.loss,
-            "accuracy": self._meter.accuracy,
-            "lr": lr,
-            "end_s": record.end_s,
-        }
+        line = EpochLine(
+            stage=self.number,
+            epoch=epoch,
+            updates=self.stage.updates,
+            loss=self._meter.loss,
+            accuracy=self._meter.accuracy,
+            lr=lr,
+            end_s=record.end_s,
+        )
         self._meter.reset()
         # Stages that train one after the other are evaluated at each one's end; otherwise the last epoch is the run's.
         last = self._config.algorithm != "sequential-dgl" or self._is_last
@@ -165,7 +166,7 @@ class StagePasses:
         """What the stage reports when the run ends."""
         return StageEnd(
             updates=self.stage.updates,
-            forward_passes=self.step - self.stage.updates,
+            forward_passes=self._forward_passes,
             epochs=self.stage.completed_epochs,
             state_sha256=self.stage.state_sha256(),
             fetched_unused=fetched_unused,
@@ -177,7 +178,7 @@ class StagePasses:
 class EpochEnd:
     """A stage completed one of its epochs: the line for metrics.jsonl, and its weights where evaluation needs them."""
 
-    line: Line
+    line: EpochLine
     published: State | None
 
 

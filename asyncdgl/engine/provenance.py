@@ -10,6 +10,7 @@ from asyncdgl.config.model import RunConfig
 from asyncdgl.engine.passes import EpochEnd, Passed
 from asyncdgl.observer import Progress
 from asyncdgl.rundir.outcome import StageEnd
+from asyncdgl.rundir.records import EpochLine
 from asyncdgl.rundir.trace import FORWARD, TRAIN, PassRecord
 
 
@@ -87,16 +88,15 @@ class ProvenancePasses:
         return Passed(record, entry, self._epoch_end(end_s) if ends_epoch else None)
 
     def _epoch_end(self, end_s: float) -> EpochEnd:
-        line = {
-            "kind": "epoch",
-            "stage": self.number,
-            "epoch": self.updates // self._per_epoch,
-            "updates": self.updates,
-            "loss": None,
-            "accuracy": None,
-            "lr": None,
-            "end_s": end_s,
-        }
+        line = EpochLine(
+            stage=self.number,
+            epoch=self.updates // self._per_epoch,
+            updates=self.updates,
+            loss=None,
+            accuracy=None,
+            lr=None,
+            end_s=end_s,
+        )
         return EpochEnd(line, None)
 
     def progress(self, stopped: bool) -> Progress:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import time
 from bisect import bisect
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from itertools import accumulate
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
 
 from asyncdgl.buffers.buffer import Sample
 from asyncdgl.config.model import RunConfig
@@ -20,6 +18,7 @@ from asyncdgl.errors import SampleBlocked
 from asyncdgl.learn.arithmetic import set_up_torch
 from asyncdgl.observer import Observer
 from asyncdgl.rundir.outcome import Outcome
+from asyncdgl.rundir.records import BufferSummary, EvaluationLine
 from asyncdgl.rundir.trace import FORWARD, TRAIN
 from asyncdgl.seeding import Draws
 
@@ -60,7 +59,8 @@ class Simulation:
         self._schedule = EvaluationSchedule(len(stages), config.epochs, config.evaluation.every)
         self._evaluator = make_evaluator(config, dataset)
         self._published = {j: stages[j - 1].published() for j in self._numbers}
-        self._evaluation: dict[str, dict[str, Any]] | None = None
+        self._published_epoch = dict.fromkeys(self._numbers, 0)
+        self._evaluation: EvaluationLine | None = None
         self._shown_at = 0.0
 
     def _seconds(self) -> float:
@@ -86,8 +86,9 @@ class Simulation:
                 for j in self._numbers:  # Algorithm 1: stage 1 … J on each batch
                     self._turn(j, 0.0)
         self._published = {j: passes.stage.published() for j, passes in self._passes.items()}
-        last = {"stage": self._numbers[-1]} if self._config.algorithm == "sequential-dgl" else {}
-        self._evaluate(self._config.epochs, final=True, of=last)
+        self._published_epoch = {j: passes.stage.completed_epochs for j, passes in self._passes.items()}
+        last = self._numbers[-1] if self._config.algorithm == "sequential-dgl" else None
+        self._evaluate(self._config.epochs, final=True, stage=last)
 
     def _running(self) -> list[int]:
         """Stages that have not stopped: those up to the last one that still trains."""
@@ -145,25 +146,31 @@ class Simulation:
         self._observer.epoch_completed(passed.epoch_end.line)
         if passed.epoch_end.published is not None:
             self._published[j] = passed.epoch_end.published
+            self._published_epoch[j] = passed.epoch_end.line.epoch
         if self._config.algorithm == "sequential-dgl":  # the one stage that trains is the slowest that does
             if passed.epoch_end.published is not None:
-                self._evaluate(passed.epoch_end.line["epoch"], final=False, of={"stage": j})
+                self._evaluate(passed.epoch_end.line.epoch, final=False, stage=j)
             return
-        for epoch in self._schedule.completed(j, passed.epoch_end.line["epoch"]):
+        for epoch in self._schedule.completed(j, passed.epoch_end.line.epoch):
             self._evaluate(epoch, final=False)
 
-    def _evaluate(self, epoch: int, final: bool, of: Mapping[str, int] = MappingProxyType({})) -> None:
+    def _evaluate(self, epoch: int, final: bool, stage: int | None = None) -> None:
         began = time.perf_counter()
-        self._evaluation = self._evaluator.evaluate([self._published[j] for j in self._numbers], self._check)
+        results = self._evaluator.evaluate([self._published[j] for j in self._numbers], self._check)
         self._began += time.perf_counter() - began  # evaluation is no training time; under ray it runs beside it
-        self._observer.evaluated({**evaluation_line(self._evaluation, epoch, self._seconds(), final), **of})
+        epochs = [self._published_epoch[j] for j in self._numbers]
+        self._evaluation = evaluation_line(results, epoch, epochs, self._seconds(), final, stage)
+        self._observer.evaluated(self._evaluation)
 
     def outcome(self) -> Outcome:
         """What there is now: complete, or as far as the run came."""
         lost = self._lost_turns if self._config.algorithm == "async-dgl" else None
         return Outcome(
             ends={j: passes.end(lost_turns=lost[j] if lost else None) for j, passes in self._passes.items()},
-            buffers=[{"after_stage": j, **b.statistics(), "fetched_unused": 0} for j, b in self._buffers.items()],
+            buffers=[
+                BufferSummary.model_validate({"after_stage": j, **b.statistics(), "fetched_unused": 0})
+                for j, b in self._buffers.items()
+            ],
             evaluation=self._evaluation,
         )
 

@@ -26,6 +26,7 @@ from asyncdgl.learn.arithmetic import set_up_torch
 from asyncdgl.nets.shape import entry_bytes
 from asyncdgl.observer import Observer
 from asyncdgl.rundir.outcome import Outcome
+from asyncdgl.rundir.records import BufferSummary, EvaluationLine
 from asyncdgl.rundir.trace import TRAIN, PassRecord
 
 FIRST = PassLength(1.0, 0.0)
@@ -120,7 +121,8 @@ class VirtualRun:
         self._to_move: deque[_Stage] = deque(self._stages.values())
         self._last_training = config.stages
         self._schedule = EvaluationSchedule(config.stages, config.epochs, config.evaluation.every)
-        self._evaluation: dict[str, dict[str, Any]] | None = None
+        self._published_epoch = dict.fromkeys(self._numbers, 0)
+        self._evaluation: EvaluationLine | None = None
         self._records: list[PassRecord] = []
 
     def _make_passes(self, data: Path | None) -> list[Any]:
@@ -155,6 +157,7 @@ class VirtualRun:
         assert not waiting, f"no event is left, but there wait {', '.join(waiting[:8])}"
         if self._config.has_tensors:
             self._published = {j: cast(StagePasses, s.passes).stage.published() for j, s in self._stages.items()}
+            self._published_epoch = dict.fromkeys(self._numbers, self._config.epochs)
             self._evaluate(self._config.epochs, final=True)
 
     # --- Events
@@ -379,13 +382,16 @@ class VirtualRun:
         self._observer.epoch_completed(passed.epoch_end.line)
         if passed.epoch_end.published is not None:
             self._published[stage.number] = passed.epoch_end.published
-        for epoch in self._schedule.completed(stage.number, passed.epoch_end.line["epoch"]):
+            self._published_epoch[stage.number] = passed.epoch_end.line.epoch
+        for epoch in self._schedule.completed(stage.number, passed.epoch_end.line.epoch):
             if self._config.has_tensors:
                 self._evaluate(epoch, final=False)
 
     def _evaluate(self, epoch: int, final: bool) -> None:
-        self._evaluation = self._evaluator.evaluate([self._published[j] for j in self._numbers], self._check)
-        self._observer.evaluated(evaluation_line(self._evaluation, epoch, self.now, final))
+        results = self._evaluator.evaluate([self._published[j] for j in self._numbers], self._check)
+        epochs = [self._published_epoch[j] for j in self._numbers]
+        self._evaluation = evaluation_line(results, epoch, epochs, self.now, final)
+        self._observer.evaluated(self._evaluation)
 
     def outcome(self) -> Outcome:
         """What there is now: complete, or as far as the run came."""
@@ -393,7 +399,8 @@ class VirtualRun:
         return Outcome(
             ends={j: s.passes.end(fetched_unused=unused[j]) for j, s in self._stages.items()},
             buffers=[
-                {"after_stage": j, **b.statistics(), "fetched_unused": unused[j + 1]} for j, b in self._buffers.items()
+                BufferSummary.model_validate({"after_stage": j, **b.statistics(), "fetched_unused": unused[j + 1]})
+                for j, b in self._buffers.items()
             ],
             evaluation=self._evaluation,
         )

@@ -10,7 +10,6 @@ import ray
 from asyncdgl.config.model import RunConfig
 from asyncdgl.engine.build import make_evaluator, open_dataset
 from asyncdgl.learn.arithmetic import set_up_torch
-from asyncdgl.observer import Line
 
 if TYPE_CHECKING:
     pass
@@ -27,7 +26,7 @@ class EvaluationActor:
         self._config = config
         self._evaluator = make_evaluator(config, open_dataset(config, data))
 
-    def hello(self) -> Line:
+    def hello(self) -> dict[str, Any]:
         """See ``hello``."""
         return hello()
 

@@ -6,18 +6,12 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 from asyncdgl.config.model import RunConfig
 from asyncdgl.engine.pace import Pace
-from asyncdgl.observer import Line
-from asyncdgl.on_ray.transport.calls import Answers
-
-if TYPE_CHECKING:
-    pass
-
-
 from asyncdgl.on_ray.greeting import hello
+from asyncdgl.on_ray.transport.calls import Answers
 
 WAIT_S = 0.2
 """Longest time that one call waits at another actor before it answers that there is nothing yet."""
@@ -50,7 +44,7 @@ class PaceActor:
         self._stopping = False
         self._answers = Answers(self)
 
-    async def hello(self) -> Line:
+    async def hello(self) -> dict[str, Any]:
         """See ``hello``."""
         return hello()
 

@@ -26,6 +26,7 @@ from asyncdgl.on_ray.greeting import hello
 from asyncdgl.on_ray.pace import PaceActor
 from asyncdgl.on_ray.stage import Chunk, StageActor
 from asyncdgl.rundir.outcome import Outcome, StageEnd
+from asyncdgl.rundir.records import BufferSummary, Process
 
 CHUNK_S = 0.5
 CHUNKS_AHEAD = 2
@@ -67,7 +68,8 @@ class RayRun:
         self._buffers: dict[int, Any] = {}
         self._group: Any = None
         self._published: dict[int, Any] = {}
-        self._evaluations: deque[tuple[int, Any]] = deque()
+        self._published_epoch: dict[int, int] = {}
+        self._evaluations: deque[tuple[int, list[int], Any]] = deque()
         self._schedule = EvaluationSchedule(config.stages, config.epochs, config.evaluation.every)
         self._outstanding: dict[Any, int] = {}  # chunks asked for, and of which stage
         self._origin = 0.0
@@ -156,7 +158,7 @@ class RayRun:
                         f"{name} runs asyncdgl {greeting['version']} from {greeting['path']}, but this process runs "
                         f"{own['version']} from {own['path']}: install the same package everywhere"
                     )
-            self._outcome.processes.append({"name": name, **greeting})
+            self._outcome.processes.append(Process(name=name, **greeting))
 
     # --- Training
 
@@ -182,6 +184,7 @@ class RayRun:
         final = self._finish(None)
         self._collect_evaluations(timeout=None)
         if len(final) == len(self._numbers):
+            self._published_epoch = dict.fromkeys(self._numbers, self._config.epochs)
             self._evaluate([final[j] for j in self._numbers], self._config.epochs)
             self._collect_evaluations(timeout=None)
 
@@ -196,23 +199,27 @@ class RayRun:
         self._keep(j, chunk)
         if chunk.published:
             self._published[j] = chunk.published[0]
+            due = [e.epoch for e in chunk.epochs if e.epoch % self._config.evaluation.every == 0]
+            self._published_epoch[j] = max(epoch for epoch in due if epoch < self._config.epochs)
         for line in chunk.epochs:
-            for epoch in self._schedule.completed(j, line["epoch"]):
+            for epoch in self._schedule.completed(j, line.epoch):
                 self._evaluate([self._published[i] for i in self._numbers], epoch)
 
     def _evaluate(self, published: list[Any], epoch: int) -> None:
-        self._evaluations.append((epoch, self._evaluator.evaluate.remote(published)))
+        epochs = [self._published_epoch[j] for j in self._numbers]
+        self._evaluations.append((epoch, epochs, self._evaluator.evaluate.remote(published)))
 
     def _collect_evaluations(self, timeout: float | None) -> None:
         while self._evaluations:
-            epoch, ref = self._evaluations[0]
+            epoch, epochs, ref = self._evaluations[0]
             if timeout is not None and not ray.wait([ref], timeout=timeout)[0]:
                 return
             self._evaluations.popleft()
             results = self._get(ref, "the evaluator", "evaluating")
-            self._outcome.evaluation = results
             final = epoch == self._config.epochs
-            self._observer.evaluated(evaluation_line(results, epoch, time.monotonic() - self._origin, final))
+            line = evaluation_line(results, epoch, epochs, time.monotonic() - self._origin, final)
+            self._outcome.evaluation = line
+            self._observer.evaluated(line)
 
     # --- End
 
@@ -247,7 +254,8 @@ class RayRun:
                 statistics = self._get(ref, f"buffer {j}", "ending", deadline and _left(deadline))
                 reader: StageEnd | None = self._outcome.ends.get(j + 1)
                 unused = reader.fetched_unused if reader else 0
-                self._outcome.buffers.append({"after_stage": j, **statistics, "fetched_unused": unused})
+                counts_of = {"after_stage": j, **statistics, "fetched_unused": unused}
+                self._outcome.buffers.append(BufferSummary.model_validate(counts_of))
         return final
 
     def outcome(self) -> Outcome:
@@ -267,10 +275,10 @@ class RayRun:
         here = hello()["node"]
         for process in self._outcome.processes:
             try:
-                if process["node"] == here and psutil.Process(process["pid"]).status() == psutil.STATUS_ZOMBIE:
-                    return str(process["name"])
+                if process.node == here and psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE:
+                    return process.name
             except psutil.NoSuchProcess:
-                return str(process["name"])
+                return process.name
         return None
 
     def _get(self, ref: Any, who: str, doing: str, timeout: float | None = None) -> Any:
@@ -291,7 +299,7 @@ class RayRun:
             if isinstance(cause, MemoryError):
                 raise StageFailed(f"{who}, {doing}: {_first_line(cause)}", who) from None
             if isinstance(cause, StageFailed):
-                raise StageFailed(str(cause), who) from None
+                raise type(cause)(str(cause), who) from None
             if isinstance(cause, ray.exceptions.RayActorError):
                 dead = self._dead_process()
                 named = f"the process of {dead} died" if dead else "a process that it uses died"

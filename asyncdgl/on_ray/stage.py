@@ -16,13 +16,14 @@ from asyncdgl.delays.clock import PassLength
 from asyncdgl.engine.build import make_clock, make_stages, open_dataset, steps_clock
 from asyncdgl.engine.passes import EpochEnd, Passed, StagePasses
 from asyncdgl.learn.arithmetic import set_up_torch
-from asyncdgl.observer import Line, Progress
+from asyncdgl.observer import Progress
 from asyncdgl.on_ray.buffer import Reply
 from asyncdgl.on_ray.greeting import hello
 from asyncdgl.on_ray.pace import Start
 from asyncdgl.on_ray.transport.calls import Calls
 from asyncdgl.on_ray.transport.ends import Inbox, Outbox
 from asyncdgl.rundir.outcome import StageEnd
+from asyncdgl.rundir.records import EpochLine
 from asyncdgl.rundir.trace import PassRecord
 
 
@@ -31,7 +32,7 @@ class Chunk:
     """What a stage did since the last one. ``published`` is a reference, in a list so that Ray doesn't fetch it."""
 
     records: list[PassRecord]
-    epochs: list[Line]
+    epochs: list[EpochLine]
     published: list[Any]
     progress: Progress
 
@@ -81,7 +82,7 @@ class StageActor:
         self._last_compute_s: float | None = None
         self._stretched_at = 0.0
 
-    def hello(self) -> Line:
+    def hello(self) -> dict[str, Any]:
         """See ``hello``; with what the bits of a run depend on."""
         import torch
 
@@ -89,7 +90,6 @@ class StageActor:
         local = self._pace.is_local
         return {
             **hello(),
-            "stage": self._number,
             "threads": threads,
             "torch": torch.__version__,
             "calls_over_sockets": local,
@@ -108,7 +108,7 @@ class StageActor:
         set_up_torch(self._config, self._number)
         deadline = time.monotonic() + (0.0 if self._pace.ask("is_stopping") else seconds)
         records: list[PassRecord] = []
-        epochs: list[Line] = []
+        epochs: list[EpochLine] = []
         published: list[Any] = []
         while not self._stopped and time.monotonic() < deadline:
             passed = self._try_pass()

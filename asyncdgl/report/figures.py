@@ -34,9 +34,9 @@ WAITING = dict(
 def draw_figures(run: Run, formats: Sequence[str] = ("png",)) -> list[Path]:
     """Draw all figures of a run into its folder ``figures``; returns their paths."""
     figures = {"learning_curves": draw_learning_curves(run)} if run.config.has_tensors else {}
-    if run.trace:
+    if run.records:
         figures["timeline"] = draw_timeline(run)
-    if any(record.stage > 1 for record in run.trace):
+    if any(record.stage > 1 for record in run.records):
         figures["staleness"] = draw_staleness(run)
     return [path for name, figure in figures.items() for path in save(figure, run.path / "figures", name, formats)]
 
@@ -78,18 +78,16 @@ def draw_learning_curves(run: Run) -> Figure:
 
     figure, (left, right) = _figure(10, 4, 2)
     stages = _shown(range(1, run.config.trained_stages + 1))
-    epochs = [line for line in run.metrics if line["kind"] == "epoch"]
-    evaluations = [line for line in run.metrics if line["kind"] == "evaluation"]
     for j in stages:
-        own = [line for line in epochs if line["stage"] == j]
-        left.plot([e["epoch"] for e in own], [e["loss"] for e in own], marker=".", label=f"stage {j}")
+        own = [(line.epoch, line.loss) for line in run.epochs if line.stage == j and line.loss is not None]
+        left.plot(*_columns(own), marker=".", label=f"stage {j}")
         # Stages that train one after the other are evaluated while each of them trains, epoch 1 again for each.
-        own = [line for line in evaluations if line.get("stage", j) == j]
-        right.plot([e["epoch"] for e in own], [e["test_accuracy"][j - 1] for e in own], marker=".", label=f"head {j}")
+        of_head = [(line.epoch, line.test_accuracy[j - 1]) for line in run.evaluations if line.stage in (None, j)]
+        right.plot(*_columns(of_head), marker=".", label=f"head {j}")
     if len(stages) > 1:
-        last = [line for line in evaluations if line.get("stage", stages[-1]) == stages[-1]]
-        ensemble = [e["test_ensemble_accuracy"][-1] for e in last]
-        right.plot([e["epoch"] for e in last], ensemble, color="black", linestyle="--", label="ensemble")
+        last = [line for line in run.evaluations if line.stage in (None, stages[-1])]
+        ensemble = [line.test_ensemble_accuracy[-1] for line in last]
+        right.plot([line.epoch for line in last], ensemble, color="black", linestyle="--", label="ensemble")
     for axes in (left, right):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     left.set(xlabel="own epochs of the stage", ylabel="training loss", yscale="log")
@@ -101,11 +99,15 @@ def draw_learning_curves(run: Run) -> Figure:
     return figure
 
 
+def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    return [x for x, _ in points], [y for _, y in points]
+
+
 def draw_timeline(run: Run) -> Figure:
     """Who computed, who waited and why: shares of the whole run, and each pass in a short window of it."""
     stages = {j: run.passes[j] for j in _shown(list(run.passes))}
     figure, (left, right) = _figure(12, 1.6 + 0.5 * len(stages), 2, width_ratios=[1, 3])
-    total = max(r.end_s for r in run.trace) or 1.0
+    total = max(r.end_s for r in run.records) or 1.0
     used: dict[str, str] = {}
     for j, passes in stages.items():
         _draw_shares(left, j, passes, total, used)

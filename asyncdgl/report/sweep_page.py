@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from asyncdgl.errors import DataError
 from asyncdgl.report.document import Block, Code, Column, Document, Facts, Picture, Section, Table, Text
 from asyncdgl.report.environment import compare_environments
 from asyncdgl.report.labels import FRACTIONS, SHORT_MEASURES, measure_label
 from asyncdgl.report.sweep_figure import figure_name, figure_of
 from asyncdgl.report.tables import NOTHING, number
-from asyncdgl.rundir.reader import read_json
-from asyncdgl.rundir.records import ENVIRONMENT, SUMMARY
+from asyncdgl.rundir.reader import read_record
+from asyncdgl.rundir.records import ENVIRONMENT, SUMMARY, Environment, Summary
 from asyncdgl.sweep.execution import FAILED
 from asyncdgl.sweep.results import MEASURES, Estimate, RunResult, SweepResults, points
 
@@ -180,10 +181,9 @@ def _reason(run: RunResult) -> str:
     kept = run.path.parent / FAILED / run.key
     if not kept.is_dir():
         return "not made yet"
-    summary = kept / "run" / SUMMARY
     try:
-        error = json.loads(summary.read_text(encoding="utf-8")).get("error")
-    except (OSError, ValueError, AttributeError):
+        error = read_record(Summary, kept / "run" / SUMMARY).error
+    except DataError:
         error = None
     if error is None:
         lines = [line for line in _tail(kept / "output.log").splitlines() if line.strip()]
@@ -197,7 +197,9 @@ def _tail(path: Path) -> str:
 
 def _environment(finished: Sequence[RunResult]) -> list[Block]:
     paths = dict.fromkeys(run.path / ENVIRONMENT for run in finished)
-    rows, differing = compare_environments([read_json(path) if path.is_file() else {} for path in paths])
+    rows, differing = compare_environments(
+        [read_record(Environment, path) if path.is_file() else None for path in paths]
+    )
     if not rows:
         return []
     blocks: list[Block] = [Facts(rows)]

@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from asyncdgl.errors import DataError
-from asyncdgl.rundir.records import SUMMARY
+from asyncdgl.rundir.records import Summary
 from asyncdgl.sweep.execution import RunStore
 from asyncdgl.sweep.grid import FigureConfig, Sweep
 
 INDEX = "sweep.json"
 CONFIDENCE = 0.95
 
-Summary = Mapping[str, Any]
 Measure = Callable[[Summary], float | None]
 
 
@@ -30,20 +29,23 @@ def _over_stages(values: Iterable[float | None]) -> float | None:
 
 
 def _updates_per_time(summary: Summary) -> float | None:
-    seconds: float = summary["train_seconds"]
-    return summary["stages"][-1]["updates"] / seconds if seconds else None
+    seconds = summary.train_seconds
+    return summary.stages[-1].updates / seconds if seconds and summary.runtime == "ray" else None
 
 
 MEASURES: dict[str, Measure] = {
-    "test_accuracy": lambda s: s["test_accuracy"],
-    "ensemble_test_accuracy": lambda s: s["ensemble_test_accuracy"],
-    "staleness": lambda s: _over_stages(stage["staleness"]["mean"] for stage in s["stages"]),
-    "times_sampled": lambda s: _over_stages(stage["times_sampled"]["mean"] for stage in s["stages"]),
-    "batch_age": lambda s: s["stages"][-1]["batch_age"]["mean"],
-    "busy_fraction": lambda s: _over_stages(stage["busy_fraction"] for stage in s["stages"]),
-    "entries_held": lambda s: _over_stages(buffer.get("mean_held") for buffer in s["buffers"]),
+    "test_accuracy": lambda s: s.test_accuracy,
+    "ensemble_test_accuracy": lambda s: s.ensemble_test_accuracy,
+    "validation_accuracy": lambda s: s.validation_accuracy,
+    "ensemble_validation_accuracy": lambda s: s.ensemble_validation_accuracy,
+    "staleness": lambda s: _over_stages(stage.staleness.mean for stage in s.stages),
+    "batch_age": lambda s: s.stages[-1].batch_age.mean,
+    "batches_unseen": lambda s: s.stages[-1].batches_unseen if len(s.stages) > 1 else None,
+    "times_sampled": lambda s: _over_stages(stage.times_sampled.mean for stage in s.stages),
+    "entries_held": lambda s: _over_stages(buffer.mean_held for buffer in s.buffers),
+    "busy_fraction": lambda s: _over_stages(stage.busy_fraction for stage in s.stages) if s.runtime != "sim" else None,
     "updates_per_time": _updates_per_time,
-    "train_seconds": lambda s: s["train_seconds"],
+    "train_seconds": lambda s: s.train_seconds if s.runtime != "sim" else None,
 }
 """What the tables show of each run.
 
@@ -147,8 +149,7 @@ def read_sweep(folder: Path) -> SweepResults:
     runs = []
     for run in index["runs"]:
         path = store.run_dir(run["key"])
-        summary = json.loads((path / SUMMARY).read_text(encoding="utf-8")) if store.has(run["key"]) else None
-        runs.append(RunResult(run["values"], run["seed"], run["key"], path, summary))
+        runs.append(RunResult(run["values"], run["seed"], run["key"], path, store.summary(run["key"])))
     figure = FigureConfig.model_validate(index["figure"]) if index["figure"] else None
     return SweepResults(
         index["name"], folder, index["columns"], figure, runs, index.get("set", []), index.get("reference", {})
@@ -182,9 +183,13 @@ def _difference(
         wanted = {**rest, **results.reference}
         other = next((there for there in grouped.values() if there[0].values == wanted), [])
         if other and other is not runs:
-            theirs = {run.seed: run.summary["test_accuracy"] for run in other if run.summary}
+            theirs = {run.seed: run.summary.test_accuracy for run in other if run.summary}
             pairs = [
-                run.summary["test_accuracy"] - theirs[run.seed] for run in runs if run.summary and run.seed in theirs
+                ours - reference
+                for run in runs
+                if run.summary
+                and (ours := run.summary.test_accuracy) is not None
+                and (reference := theirs.get(run.seed)) is not None
             ]
             return estimate(pairs) if pairs else None
     return None
