@@ -105,7 +105,7 @@ def environment_differences(there: Environment | None, here: Environment) -> lis
         "asyncdgl": (there.asyncdgl, here.asyncdgl),
         "python": (there.python, here.python),
         **{name: (there.packages.get(name), version) for name, version in here.packages.items()},
-        "threads of each stage": (_threads(there), _alike(here.threads_per_stage)),
+        "threads of each stage": (_threads(there), _in_words(here.threads_per_stage)),
         "CPU": (there.cpu.name, here.cpu.name),
         "CPU features": (_features(there), _features(here)),
         "data (sha256)": (there.data_sha256, here.data_sha256),
@@ -113,15 +113,16 @@ def environment_differences(there: Environment | None, here: Environment) -> lis
     return [f"{name} {was} there, {is_now} here" for name, (was, is_now) in known.items() if was != is_now]
 
 
-def _threads(environment: Environment) -> int | tuple[int, ...]:
+def _threads(environment: Environment) -> str:
     """As the stages' own processes counted them, where they did."""
     counted = tuple(process.threads for process in environment.processes if process.threads is not None)
-    return _alike(counted or environment.threads_per_stage)
+    return _in_words(counted or environment.threads_per_stage)
 
 
-def _alike(threads: int | tuple[int, ...]) -> int | tuple[int, ...]:
+def _in_words(threads: int | tuple[int, ...]) -> str:
     """One number where all stages have as many."""
-    return threads[0] if isinstance(threads, tuple) and len(set(threads)) == 1 else threads
+    each = (threads,) if isinstance(threads, int) else threads
+    return ", ".join(map(str, each if len(set(each)) > 1 else each[:1]))
 
 
 def _features(environment: Environment) -> str | None:

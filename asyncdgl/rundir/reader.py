@@ -29,6 +29,8 @@ from asyncdgl.rundir.trace import PassRecord, by_stage, read_trace
 if TYPE_CHECKING:
     import pandas as pd
 
+NAMES: dict[type[BaseModel], str] = {Summary: "a summary", Environment: "an environment"}
+
 Record = TypeVar("Record", bound=BaseModel)
 _METRICS_LINE: TypeAdapter[EpochLine | EvaluationLine] = TypeAdapter(MetricsLine)
 
@@ -158,7 +160,7 @@ def read_record(record: type[Record], path: Path) -> Record:
     try:
         return record.model_validate_json(path.read_bytes(), strict=True)
     except ValidationError as error:
-        raise DataError(f"{path}: not a {record.__name__.lower()} of a run: {_first(error)}") from None
+        raise DataError(f"{path}: not {NAMES[record]} of a run: {_first(error)}") from None
     except OSError as error:
         raise DataError(f"{path}: not readable: {error.strerror or error}") from None
 
