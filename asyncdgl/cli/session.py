@@ -15,7 +15,7 @@ import click
 
 from asyncdgl.cli.display import RunDisplay
 from asyncdgl.cli.signals import Interrupted, Signals, end_process
-from asyncdgl.cli.tables import show_summary
+from asyncdgl.cli.tables import drawing_failed, show_summary
 from asyncdgl.config.model import RunConfig
 from asyncdgl.data.cache import prepare
 from asyncdgl.engine.build import open_dataset
@@ -138,9 +138,10 @@ class Session:
         assert self._end is not None
         self._signals.disarm()
         self._writer.close()
-        if self._end.code == 0:
-            self._draw()
+        warning = drawing_failed(self._draw) if self._end.code == 0 else None
         self._report(self._end)
+        if warning is not None:
+            click.echo(warning, err=True)
         return self._end.code
 
     @contextlib.contextmanager

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.measure import Measurement
 from rich.table import Table
 
@@ -16,12 +16,13 @@ from asyncdgl.rundir.records import StageSummary, Summary
 MOST_ROWS = 16
 """Stages that a table shows; of more, the first and the last."""
 
+UNBOUNDED = 10_000
 PLAIN_WIDTH = 100
 """Columns where the output is no terminal."""
 
 
 class Column(NamedTuple):
-    """Of a table: its heading, its cells, and its rank: the highest leave first where there is no room."""
+    """Of a table: its heading, its cells, and its rank: the highest leave first where there is no room, 0 never."""
 
     name: str
     cells: Sequence[str]
@@ -45,23 +46,27 @@ def fitted(out: Console, columns: Sequence[Column], title: str = "", names_dropp
         names_dropped: whether a line below it names the columns that left for want of room.
     """
     shown = [column for column in columns if any(column.cells)]
+    unbounded = out.options.update_width(UNBOUNDED)  # what a table would take, not what it would be squeezed into
     dropped: list[str] = []
     while True:
         table = _table(shown, title)
-        if names_dropped and dropped:
-            table.caption = f"no room for: {', '.join(dropped)}"
-            table.caption_justify = "left"
-        if Measurement.get(out, out.options, table).maximum <= out.width or len(shown) == 1:
-            return table
+        width = Measurement.get(out, unbounded, table).maximum
         worst = max(shown, key=lambda column: column.rank)
+        if width <= out.width or worst.rank == 0:
+            break
         shown.remove(worst)
-        dropped.append(worst.name)
+        dropped.append(worst.name.replace("\n", " "))
+    if names_dropped and dropped:
+        table.caption, table.caption_justify = f"no room for: {', '.join(dropped)}", "left"
+    return table
 
 
 def _table(columns: Sequence[Column], title: str) -> Table:
     table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD)
     for column in columns:
-        table.add_column(column.name, justify="left" if column.words else "right", no_wrap=True)
+        # Words may be folded where even the columns of rank 0 have no room; numbers never.
+        justify: JustifyMethod = "left" if column.words else "right"
+        table.add_column(column.name, justify=justify, no_wrap=not column.words, overflow="fold")
     for cells in zip(*(column.cells for column in columns), strict=True):
         table.add_row(*cells)
     return table
@@ -70,6 +75,15 @@ def _table(columns: Sequence[Column], title: str) -> Table:
 def number(value: float | None, form: str) -> str:
     """A cell; empty where there is no number."""
     return "" if value is None else format(value, form)
+
+
+def drawing_failed(draw: Callable[[], object]) -> str | None:
+    """Draw, and say what went wrong: what was computed is whole without its figures."""
+    try:
+        draw()
+    except Exception as error:  # whatever a drawing library, a font or a full disk comes up with
+        return f"Warning: the figures can't be drawn: {type(error).__name__}: {error}; everything else is there"
+    return None
 
 
 def some_of(count: int) -> list[int | None]:

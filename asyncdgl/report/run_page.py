@@ -41,21 +41,23 @@ ENDINGS = {
 FIGURES = {
     "learning_curves": (
         "Learning curves",
-        "Left: mean training loss of each stage over its own epochs. Right: test accuracy of each stage's head.",
+        "Above: mean training loss of each stage over its own epochs. Below: accuracy of each stage's head, and of the "
+        "ensemble of all heads.",
     ),
     "timeline": (
         "Timeline of the stages",
-        "Left: share of the training time in which each stage computed, or waited and why. Right: each pass in a short "
-        "stretch of it; thin bars are waits, their order within a gap is not recorded.",
+        "Above: share of the training time in which each stage computed, or waited and why. Below: each pass in a "
+        "short stretch of it; thin bars are waits, their order within a gap is not recorded.",
     ),
     "staleness": (
         "Staleness and reuse",
-        "How old, and how often given before, the entries were that each stage trained on.",
+        "How old, and how often given before, the entries were that each stage trained on; and the share of the "
+        "stream's mini-batches that it passed over.",
     ),
 }
 
 
-def run_document(run: Run, figures: Sequence[Path]) -> Document:
+def run_document(run: Run, figures: Sequence[Path], notes: Sequence[Text] = ()) -> Document:
     """The report of a run whose figures are drawn."""
     status = None if run.summary is None else run.summary.status
     config = run.config
@@ -79,7 +81,7 @@ def run_document(run: Run, figures: Sequence[Path]) -> Document:
         subtitle=f"A run of asyncdgl: {what}",
         status=ENDINGS[status],
         well=status == "completed",
-        notes=_notes(run, status),
+        notes=[*_notes(run, status), *notes],
         headline=_headline(run),
         sections=[section for section in sections if section.blocks],
     )

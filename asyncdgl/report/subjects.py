@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 
 from asyncdgl.errors import DataError
-from asyncdgl.report.sweep_figure import figure_of
+from asyncdgl.report.series import figure_of
 from asyncdgl.rundir.reader import Run, read_run
 from asyncdgl.rundir.records import CONFIG
-from asyncdgl.sweep.results import INDEX, SweepResults, read_sweep
+from asyncdgl.sweep.results import INDEX, SweepResults, load_sweep
 
 
 def read_subject(folder: Path) -> Run | SweepResults:
@@ -32,6 +32,6 @@ def read_subject(folder: Path) -> Run | SweepResults:
         run = read_run(folder)
         _ = run.records  # a broken trace is found now, and not when half of the report is written
         return run
-    results = read_sweep(folder)
+    results = load_sweep(folder)
     figure_of(results)
     return results

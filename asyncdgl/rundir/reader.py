@@ -160,12 +160,13 @@ def read_record(record: type[Record], path: Path) -> Record:
     try:
         return record.model_validate_json(path.read_bytes(), strict=True)
     except ValidationError as error:
-        raise DataError(f"{path}: not {NAMES[record]} of a run: {_first(error)}") from None
+        raise DataError(f"{path}: not {NAMES[record]} of a run: {first_problem(error)}") from None
     except OSError as error:
         raise DataError(f"{path}: not readable: {error.strerror or error}") from None
 
 
-def _first(error: ValidationError) -> str:
+def first_problem(error: ValidationError) -> str:
+    """The first key that is wrong, and how many more are."""
     problems = error.errors()
     place = ".".join(map(str, problems[0]["loc"]))
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
@@ -181,5 +182,5 @@ def _read_metrics(path: Path) -> list[EpochLine | EvaluationLine]:
                 try:
                     lines.append(_METRICS_LINE.validate_json(line, strict=True))
                 except ValidationError as error:
-                    raise DataError(f"{path}, line {number}: not a line of metrics: {_first(error)}") from None
+                    raise DataError(f"{path}, line {number}: not a line of metrics: {first_problem(error)}") from None
     return lines

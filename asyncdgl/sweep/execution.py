@@ -21,7 +21,7 @@ from asyncdgl.config.yaml import dump_config
 from asyncdgl.errors import DataError
 from asyncdgl.on_ray.guardian import start_guardian
 from asyncdgl.rundir.reader import read_record
-from asyncdgl.rundir.records import SUMMARY, Summary
+from asyncdgl.rundir.records import SUMMARY, Status, Summary
 from asyncdgl.sweep.grid import SweepRun
 
 MARK = "ASYNCDGL_SWEEP"
@@ -81,25 +81,29 @@ class RunStore:
         (folder / "config.yaml").write_text(dump_config(run.config), encoding="utf-8")
         return folder
 
-    def keep(self, folder: Path, key: str) -> bool:
-        """Move a run that has ended to its place if it is finished; otherwise to ``failed``, for a look at it."""
+    def keep(self, folder: Path, key: str) -> Status | None:
+        """Move a run that has ended to its place if it is finished; otherwise to ``failed``, for a look at it.
+
+        Returns:
+            How a finished run ended; None of one that failed or was stopped.
+        """
         try:
-            finished = self._read(folder / "run") is not None
+            ended = self._read(folder / "run")
         except DataError:
-            finished = False
-        if finished:
+            ended = None
+        if ended is not None:
             if not self.has(key):
                 shutil.rmtree(self.run_dir(key), ignore_errors=True)  # half a run, or a broken one
             with contextlib.suppress(OSError):  # another sweep was quicker: the same bits
                 (folder / "run").rename(self.run_dir(key))
             shutil.rmtree(folder)
             shutil.rmtree(self.path / FAILED / key, ignore_errors=True)
-            return True
+            return ended.status
         kept = self.path / FAILED / key
         shutil.rmtree(kept, ignore_errors=True)
         kept.parent.mkdir(exist_ok=True)
         folder.rename(kept)
-        return False
+        return None
 
     def tidy(self) -> None:
         """Remove what sweeps that live no more left unfinished."""
@@ -147,10 +151,10 @@ class LocalJob:
 
 @dataclass(frozen=True)
 class Finished:
-    """A run that has ended: whether it is complete, how long it took, and where it or what is left of it is."""
+    """A run that has ended: how (None: it failed), how long it took, and where it or what is left of it is."""
 
     run: SweepRun
-    completed: bool
+    status: Status | None
     seconds: float
     path: Path
 
@@ -201,9 +205,9 @@ def execute(
                 if job.poll() is None:
                     continue
                 del under_way[key]
-                completed = store.keep(folder, key)
-                path = store.run_dir(key) if completed else store.path / FAILED / key
-                on_end(Finished(run, completed, time.monotonic() - began, path))
+                status = store.keep(folder, key)
+                path = store.run_dir(key) if status is not None else store.path / FAILED / key
+                on_end(Finished(run, status, time.monotonic() - began, path))
             time.sleep(POLL_S)
     finally:
         for _, job, _, _ in under_way.values():
