@@ -34,6 +34,10 @@ class StageFailed(AsyncDGLError):
         super().__init__(message)
 
 
+class Diverged(StageFailed):
+    """A stage's loss is not finite: the run is a result, but has no accuracy."""
+
+
 class ReplayMismatch(AsyncDGLError):
     """A repeated run differs from its trace; the message names the first pass, or the stage."""
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from asyncdgl.rundir.records import EpochLine, EvaluationLine
     from asyncdgl.rundir.trace import PassRecord
-
-Line = dict[str, Any]
 
 
 class Observer(Protocol):
@@ -21,11 +20,11 @@ class Observer(Protocol):
     def progressed(self, stage: int, progress: Progress) -> None:
         """A stage has come so far."""
 
-    def epoch_completed(self, line: Line) -> None:
+    def epoch_completed(self, line: EpochLine) -> None:
         """A stage completed one of its own epochs."""
 
-    def evaluated(self, line: Line) -> None:
-        """The test set was used."""
+    def evaluated(self, line: EvaluationLine) -> None:
+        """The test set was used, and the validation set where there is one."""
 
     def noticed(self, message: str) -> None:
         """Something that a person would want to know while waiting."""
@@ -40,10 +39,10 @@ class NullObserver:
     def progressed(self, stage: int, progress: Progress) -> None:
         """See ``Observer``."""
 
-    def epoch_completed(self, line: Line) -> None:
+    def epoch_completed(self, line: EpochLine) -> None:
         """See ``Observer``."""
 
-    def evaluated(self, line: Line) -> None:
+    def evaluated(self, line: EvaluationLine) -> None:
         """See ``Observer``."""
 
     def noticed(self, message: str) -> None:
@@ -66,8 +65,8 @@ class Recorder:
     def __init__(self, on_passes: Callable[[Recorder], None] = lambda recorder: None) -> None:
         self.on_passes = on_passes
         self.trace: list[PassRecord] = []
-        self.epochs: list[Line] = []
-        self.evaluations: list[Line] = []
+        self.epochs: list[EpochLine] = []
+        self.evaluations: list[EvaluationLine] = []
         self.progress: list[tuple[int, Progress]] = []
         self.notices: list[str] = []
 
@@ -80,11 +79,11 @@ class Recorder:
         """See ``Observer``."""
         self.progress.append((stage, progress))
 
-    def epoch_completed(self, line: Line) -> None:
+    def epoch_completed(self, line: EpochLine) -> None:
         """See ``Observer``."""
         self.epochs.append(line)
 
-    def evaluated(self, line: Line) -> None:
+    def evaluated(self, line: EvaluationLine) -> None:
         """See ``Observer``."""
         self.evaluations.append(line)
 

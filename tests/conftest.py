@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -153,5 +153,54 @@ def record() -> Callable[..., Any]:
             "loss": 1.0,
         }
         return PassRecord(stage=stage, step=step, end_s=end_s, **{**values, **over})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def evaluation_of() -> Callable[..., Any]:
+    """``evaluation_of(accuracies)``: an evaluation with these test accuracies of the heads."""
+    from asyncdgl.rundir.records import EvaluationLine
+
+    def make(accuracies: Sequence[float], **over: Any) -> Any:
+        values = tuple(accuracies)
+        shared = {"epoch": 1, "epochs": (1,) * len(values), "final": True, "end_s": 1.0}
+        measured = {"test_accuracy": values, "test_ensemble_accuracy": values, "test_loss": (1.0,) * len(values)}
+        return EvaluationLine.model_validate({**shared, **measured, **over})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def summary_of() -> Callable[..., Any]:
+    """``summary_of(test_accuracy=0.5)``: the summary of a completed run of two stages, unless said otherwise."""
+    from asyncdgl.rundir.records import BufferSummary, Distribution, StageSummary, Summary
+
+    def make(**over: Any) -> Any:
+        known = Distribution(mean=2.5, p50=2.0, p95=4.0, max=5.0)
+        shared = {"updates": 30, "forward_passes": 0, "epochs": 1, "busy_fraction": 0.5, "wait_seconds": {}}
+        of_stage = {"test_accuracy": 0.5, "validation_accuracy": None, "state_sha256": None, **shared}
+        measured = {"staleness": known, "batch_age": known, "times_sampled": known, "batches_unseen": 0.25}
+        nothing = dict.fromkeys(("staleness", "batch_age", "times_sampled"), Distribution())
+        counts = dict.fromkeys(BufferSummary.model_fields, 0)
+        whole = {
+            "status": "completed",
+            "algorithm": "async-dgl",
+            "runtime": "ray",
+            "time_unit": "seconds",
+            "test_accuracy": 0.5,
+            "ensemble_test_accuracy": 0.625,
+            "validation_accuracy": None,
+            "ensemble_validation_accuracy": None,
+            "wall_seconds": 9.0,
+            "train_seconds": 7.5,
+            "images_per_second": 100.0,
+            "stages": (
+                StageSummary(stage=1, batches_unseen=0.0, **nothing, **of_stage),
+                StageSummary(stage=2, **measured, **of_stage),
+            ),
+            "buffers": (BufferSummary(**{**counts, "after_stage": 1, "mean_held": 1.5}),),
+        }
+        return Summary.model_validate({**whole, **over})
 
     return make

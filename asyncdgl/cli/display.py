@@ -1,30 +1,24 @@
-"""What a person sees of a run: a live table on a terminal, plain lines elsewhere; and the table at its end."""
+"""What a person sees of a run while it goes on: a live table on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
-import sys
 import time
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from rich import box
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from asyncdgl.cli.tables import MOST_ROWS, Column, console, fitted, number
 from asyncdgl.config.model import RunConfig
-from asyncdgl.observer import Line, Progress
+from asyncdgl.observer import Progress
+from asyncdgl.rundir.records import EpochLine, EvaluationLine
 from asyncdgl.rundir.trace import TRAIN, PassRecord
 from asyncdgl.rundir.writer import RunWriter
 
 RECENT_PASSES = 200
-MOST_ROWS = 16
-"""Stages that a table shows; of more, the first and the last."""
-
-PLAIN_WIDTH = 100
-"""Columns where the output is no terminal."""
 
 
 class RunDisplay:
@@ -43,12 +37,16 @@ class RunDisplay:
         self._notice = ""
         self._began = time.monotonic()
         self._progress: dict[int, Progress] = {}
-        self._accuracy: list[float] = []
-        numbers = range(1, config.trained_stages + 1)
-        self._busy_s = dict.fromkeys(numbers, 0.0)
+        self._evaluation: EvaluationLine | None = None
+        self._shown = range(1, min(config.trained_stages, MOST_ROWS) + 1)
+        self._busy_s = dict.fromkeys(self._shown, 0.0)
         self._last_s = 0.0
-        self._update_ends: dict[int, list[float]] = {j: [] for j in numbers}
-        self._sampled: dict[int, deque[tuple[float, int]]] = {j: deque(maxlen=RECENT_PASSES) for j in numbers}
+        self._update_ends: dict[int, list[float]] = {j: [] for j in self._shown}
+        self._streamed: list[tuple[float, int]] = []
+        """When stage 1 completed which batch."""
+        self._recent: dict[int, deque[PassRecord]] = {j: deque(maxlen=RECENT_PASSES) for j in self._shown}
+        self._seen: dict[int, set[int]] = {j: set() for j in self._shown}
+        self._newest = dict.fromkeys(self._shown, -1)
 
     def __enter__(self) -> RunDisplay:
         if self._console.is_terminal:
@@ -70,31 +68,43 @@ class RunDisplay:
     def passed(self, records: Sequence[PassRecord]) -> None:
         """See ``Observer``."""
         self._writer.passed(records)
-        for r in records if self._live is not None else ():
-            self._busy_s[r.stage] += r.end_s - r.start_s
-            self._last_s = max(self._last_s, r.end_s)
-            if r.kind == TRAIN:
-                self._update_ends[r.stage].append(r.end_s)
-                if r.sampled_s is not None and r.source_update is not None:
-                    self._sampled[r.stage].append((r.sampled_s, r.source_update))
+        if self._live is not None:
+            for r in records:
+                self._count(r)
+
+    def _count(self, r: PassRecord) -> None:
+        self._last_s = max(self._last_s, r.end_s)
+        if r.stage == 1:
+            self._streamed.append((r.end_s, r.batch))
+        if r.stage not in self._busy_s:
+            return
+        self._busy_s[r.stage] += r.end_s - r.start_s
+        if r.kind == TRAIN:
+            self._update_ends[r.stage].append(r.end_s)
+            self._seen[r.stage].add(r.batch)
+            self._newest[r.stage] = max(self._newest[r.stage], r.batch)
+            if r.sampled_s is not None and r.source_update is not None:
+                self._recent[r.stage].append(r)
 
     def progressed(self, stage: int, progress: Progress) -> None:
         """See ``Observer``."""
         self._progress[stage] = progress
         self._notice = "training"
 
-    def epoch_completed(self, line: Line) -> None:
+    def epoch_completed(self, line: EpochLine) -> None:
         """See ``Observer``."""
         self._writer.metric(line)
 
-    def evaluated(self, line: Line) -> None:
+    def evaluated(self, line: EvaluationLine) -> None:
         """See ``Observer``."""
         self._writer.metric(line)
-        self._accuracy = line["test_accuracy"]
+        self._evaluation = line
         if self._live is None:
-            heads = " ".join(f"{a:.4f}" for a in self._accuracy)
-            stage = f"stage {line['stage']}, " if "stage" in line else ""
-            self.say(f"{stage}epoch {line['epoch']:3d}  test accuracy of heads 1 to {len(self._accuracy)}: {heads}")
+            heads = " ".join(f"{a:.4f}" for a in line.test_accuracy)
+            stage = "" if line.stage is None else f"stage {line.stage}, "
+            held_out = "" if line.validation_accuracy is None else f"; validation {line.validation_accuracy[-1]:.4f}"
+            which = f"test accuracy of heads 1 to {len(line.test_accuracy)}"
+            self.say(f"{stage}epoch {line.epoch:3d}  {which}: {heads}{held_out}")
 
     def noticed(self, message: str) -> None:
         """See ``Observer``."""
@@ -102,78 +112,52 @@ class RunDisplay:
 
     # --- Live table
 
-    def _recent_staleness(self, stage: int) -> list[int]:
+    def _staleness(self, stage: int) -> list[float]:
         """Of the last passes that the producer's reports reach already: they come in a moment apart."""
         ends = self._update_ends.get(stage - 1, [])
-        return [bisect_right(ends, s) - update - 1 for s, update in self._sampled[stage] if ends and s <= ends[-1]]
+        known = [r for r in self._recent[stage] if ends and r.sampled_s is not None and r.sampled_s <= ends[-1]]
+        return [bisect_right(ends, r.sampled_s or 0.0) - (r.source_update or 0) - 1 for r in known]
+
+    def _batch_age(self, stage: int) -> list[float]:
+        made = self._streamed
+        known = [r for r in self._recent[stage] if made and r.sampled_s is not None and r.sampled_s <= made[-1][0]]
+        places = [(bisect_right(made, r.sampled_s or 0.0, key=lambda of: of[0]), r.batch) for r in known]
+        return [made[place - 1][1] - batch for place, batch in places if place]
 
     def _table(self) -> Table:
         elapsed = time.monotonic() - self._began
+        stages = [(j, p) for j, p in sorted(self._progress.items()) if j in self._shown]
+        test = self._evaluation.test_accuracy if self._evaluation else None
+        held_out = self._evaluation.validation_accuracy if self._evaluation else None
+
+        def column(name: str, rank: int, cells: list[str]) -> Column:
+            return Column(name, cells, rank)
+
+        columns = [
+            column("stage", 0, [str(j) for j, _ in stages]),
+            column("epoch", 1, [f"{p.epoch}/{self._config.epochs}" for _, p in stages]),
+            column("updates", 6, [str(p.updates) for _, p in stages]),
+            column("loss", 3, [number(p.loss, ".4f") for _, p in stages]),
+            column("train acc.", 8, [number(p.accuracy, ".3f") for _, p in stages]),
+            column("test acc.", 2, [number(test[j - 1] if test else None, ".4f") for j, _ in stages]),
+            column("val. acc.", 2, [number(held_out[j - 1] if held_out else None, ".4f") for j, _ in stages]),
+            column("busy", 10, [f"{self._busy_s[j] / self._last_s:.0%}" if self._last_s else "" for j, _ in stages]),
+            column("staleness", 4, [_mean(self._staleness(j)) for j, _ in stages]),
+            column("batch age", 5, [_mean(self._batch_age(j)) for j, _ in stages]),
+            column("unseen", 7, [self._unseen(j) for j, _ in stages]),
+            column("", 9, [self._state(p) for _, p in stages]),
+        ]
         title = f"{self._config.name}: {self._notice}, {elapsed:.0f} s"
-        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-        for name in ("stage", "epoch", "updates", "loss", "train acc.", "test acc.", "busy", "staleness", ""):
-            table.add_column(name, justify="right")
-        for j, p in sorted(self._progress.items())[:MOST_ROWS]:
-            stale = self._recent_staleness(j)
-            table.add_row(
-                str(j),
-                f"{p.epoch}/{self._config.epochs}",
-                str(p.updates),
-                _number(p.loss, ".4f"),
-                _number(p.accuracy, ".3f"),
-                f"{self._accuracy[j - 1]:.4f}" if self._accuracy else "",
-                f"{self._busy_s[j] / self._last_s:.0%}" if self._last_s else "",
-                f"{sum(stale) / len(stale):.1f}" if stale else "",
-                "stopped" if p.stopped else "forwards only" if p.epoch >= self._config.epochs else "",
-            )
-        return table
+        if not stages:
+            return Table(title=title, title_justify="left", box=None)
+        return fitted(self._console, columns, title, names_dropped=False)
+
+    def _unseen(self, stage: int) -> str:
+        return f"{1 - len(self._seen[stage]) / (self._newest[stage] + 1):.0%}" if self._seen[stage] else ""
+
+    def _state(self, progress: Progress) -> str:
+        return "stopped" if progress.stopped else "forwards only" if progress.epoch >= self._config.epochs else ""
 
 
-def console() -> Console:
-    """Standard output; wide enough for the tables where it is no terminal."""
-    plain = not sys.stdout.isatty()
-    return Console(file=sys.stdout, highlight=False, soft_wrap=True, width=PLAIN_WIDTH if plain else None)
-
-
-def _number(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
-
-
-def show_summary(summary: Mapping[str, Any], profile: str) -> None:
-    """The table at the end of a run."""
-    out = console()
-    title = f"{summary['algorithm']} on {summary['runtime']}, delay profile {profile}"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for name in ("stage", "updates", "forwards", "test acc.", "busy", "waited for", "staleness", "reuse"):
-        table.add_column(name, justify="left" if name == "waited for" else "right")
-    stages = summary["stages"]
-    left_out = len(stages) - MOST_ROWS
-    for number, s in enumerate(stages):
-        if left_out > 0 and number == MOST_ROWS // 2:
-            table.add_row("…", "")
-        if left_out > 0 and MOST_ROWS // 2 <= number < MOST_ROWS // 2 + left_out:
-            continue
-        table.add_row(
-            str(s["stage"]),
-            str(s["updates"]),
-            str(s["forward_passes"]),
-            _number(s["test_accuracy"], ".4f"),
-            f"{s['busy_fraction']:.0%}",
-            _main_waits(s["wait_seconds"], summary["train_seconds"]),
-            _number(s["staleness"]["mean"], ".2f"),
-            _number(s["times_sampled"]["mean"], ".2f"),
-        )
-    out.print(table)
-    if summary["test_accuracy"] is not None:
-        out.print(
-            f"test accuracy {summary['test_accuracy']:.4f} (last stage), "
-            f"{summary['ensemble_test_accuracy']:.4f} (ensemble of all heads)"
-        )
-    unit = "steps" if summary.get("time_unit") == "steps" else "s"
-    rate = f", {summary['images_per_second']:.0f} images/s" if summary["images_per_second"] else ""
-    out.print(f"{summary['train_seconds']:.1f} {unit} of training{rate}, {summary['wall_seconds']:.1f} s in all")
-
-
-def _main_waits(waits: Mapping[str, float], seconds: float) -> str:
-    shares = sorted(((s / seconds, reason) for reason, s in waits.items()), reverse=True) if seconds else []
-    return ", ".join(f"{reason} {share:.0%}" for share, reason in shares[:2] if share >= 0.005)
+def _mean(values: list[float]) -> str:
+    return f"{sum(values) / len(values):.1f}" if values else ""

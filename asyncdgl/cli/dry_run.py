@@ -6,7 +6,7 @@ import click
 from rich import box
 from rich.table import Table
 
-from asyncdgl.cli.display import console
+from asyncdgl.cli.tables import console
 from asyncdgl.config.model import RunConfig
 from asyncdgl.config.yaml import dump_config
 from asyncdgl.plan.memory import buffer_bytes, megabytes, usable_bytes

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from asyncdgl.cli.display import console
 from asyncdgl.cli.signals import Interrupted, Signals
+from asyncdgl.cli.tables import console
 from asyncdgl.errors import ConfigError, ReplayMismatch
 from asyncdgl.plan.machine import visible_gpus
 from asyncdgl.report.labels import threads_of_stages
 from asyncdgl.rundir.environment import describe_environment
-from asyncdgl.rundir.reader import Run
+from asyncdgl.rundir.reader import Run, read_run
+from asyncdgl.rundir.records import Environment
 
 SHOW_EVERY_S = 0.2
 
@@ -29,9 +30,7 @@ def replay(run_dir: Path) -> int:
     Compares the loss of every pass and each stage's final state, bit for bit. Ends with 0 if all are equal; otherwise
     names the first pass that differs and ends with 1.
     """
-    from asyncdgl.report.subjects import read_checked_run
-
-    run = read_checked_run(run_dir)
+    run = read_run(run_dir)
     if run.config.device == "cuda" and not visible_gpus():
         raise ConfigError(f"{run_dir} computed on a GPU, and this machine has none: its bits can't be repeated here")
     from asyncdgl.data.cache import prepare
@@ -52,7 +51,7 @@ def _replay(run: Run, data: Path, differences: Sequence[str], signals: Signals) 
 
     config = run.config
     click.echo(
-        f"{run.path}: {config.algorithm} on {config.runtime}, {len(run.trace)} passes of {config.trained_stages} "
+        f"{run.path}: {config.algorithm} on {config.runtime}, {len(run.records)} passes of {config.trained_stages} "
         f"stages, {threads_of_stages(config)}, {config.precision}"
     )
     for difference in differences:
@@ -60,7 +59,7 @@ def _replay(run: Run, data: Path, differences: Sequence[str], signals: Signals) 
     out = console()
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=out, disable=not out.is_terminal, transient=True) as progress:
-        task = progress.add_task("", total=len(run.trace))
+        task = progress.add_task("", total=len(run.records))
         done, shown_at = 0, time.monotonic()
 
         def count() -> None:
@@ -75,7 +74,7 @@ def _replay(run: Run, data: Path, differences: Sequence[str], signals: Signals) 
             stages = Replay(run, data, count).run()
             signals.check()
         except Interrupted as interrupt:
-            click.echo(f"Stopped by {interrupt} after {done} of {len(run.trace)} passes; nothing differed.", err=True)
+            click.echo(f"Stopped by {interrupt} after {done} of {len(run.records)} passes; nothing differed.", err=True)
             return interrupt.exit_code
         except ReplayMismatch as mismatch:
             hint = " (the environment differs, see above)" if differences else ""
@@ -85,7 +84,7 @@ def _replay(run: Run, data: Path, differences: Sequence[str], signals: Signals) 
 
 
 def _report(run: Run, stages: list[Any]) -> None:
-    stopped = run.summary is None or run.summary["status"] != "completed"
+    stopped = run.summary is None or run.summary.status != "completed"
     passes = sum(s.passes for s in stages)
     compared = sum(s.state_equal is not None for s in stages)
     states = "every final state" if compared == len(stages) else f"{compared} final states (the others are not known)"
@@ -98,30 +97,34 @@ def _report(run: Run, stages: list[Any]) -> None:
             )
 
 
-def environment_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+def environment_differences(there: Environment | None, here: Environment) -> list[str]:
     """What bits depend on and is not the same here: versions, threads, CPU, data."""
+    if there is None:
+        return ["the environment is not recorded there"]
     known = {
-        **{name: (there.get(name), here.get(name)) for name in ("asyncdgl", "python")},
-        **{name: (there.get("packages", {}).get(name), version) for name, version in here["packages"].items()},
-        "threads of each stage": (_threads(there), _alike(here["threads_per_stage"])),
-        "CPU": (there.get("cpu", {}).get("name"), here["cpu"]["name"]),
+        "asyncdgl": (there.asyncdgl, here.asyncdgl),
+        "python": (there.python, here.python),
+        **{name: (there.packages.get(name), version) for name, version in here.packages.items()},
+        "threads of each stage": (_threads(there), _in_words(here.threads_per_stage)),
+        "CPU": (there.cpu.name, here.cpu.name),
         "CPU features": (_features(there), _features(here)),
-        "data (sha256)": (there.get("data_sha256"), here["data_sha256"]),
+        "data (sha256)": (there.data_sha256, here.data_sha256),
     }
     return [f"{name} {was} there, {is_now} here" for name, (was, is_now) in known.items() if was != is_now]
 
 
-def _threads(environment: Mapping[str, Any]) -> Any:
+def _threads(environment: Environment) -> str:
     """As the stages' own processes counted them, where they did."""
-    counted = [p["threads"] for p in environment.get("processes", []) if "threads" in p]
-    return _alike(counted or environment.get("threads_per_stage"))
+    counted = tuple(process.threads for process in environment.processes if process.threads is not None)
+    return _in_words(counted or environment.threads_per_stage)
 
 
-def _alike(threads: Any) -> Any:
+def _in_words(threads: int | tuple[int, ...]) -> str:
     """One number where all stages have as many."""
-    return threads[0] if isinstance(threads, list) and len(set(threads)) == 1 else threads
+    each = (threads,) if isinstance(threads, int) else threads
+    return ", ".join(map(str, each if len(set(each)) > 1 else each[:1]))
 
 
-def _features(environment: Mapping[str, Any]) -> str | None:
-    features = environment.get("cpu", {}).get("features")
+def _features(environment: Environment) -> str | None:
+    features = environment.cpu.features
     return None if features is None else " ".join(features)

@@ -10,25 +10,25 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 
-from asyncdgl.cli.display import RunDisplay, show_summary
+from asyncdgl.cli.display import RunDisplay
 from asyncdgl.cli.signals import Interrupted, Signals, end_process
+from asyncdgl.cli.tables import drawing_failed, show_summary
 from asyncdgl.config.model import RunConfig
 from asyncdgl.data.cache import prepare
 from asyncdgl.data.dataset import open_dataset
-from asyncdgl.errors import AsyncDGLError, ConfigError, DataError, StageFailed
+from asyncdgl.errors import AsyncDGLError, ConfigError, DataError, Diverged, StageFailed
 from asyncdgl.on_ray.cluster import end_local_cluster, ray_cluster
 from asyncdgl.rundir.environment import describe_environment
 from asyncdgl.rundir.outcome import Outcome
-from asyncdgl.rundir.records import SUMMARY
+from asyncdgl.rundir.records import SUMMARY, Status, Summary
 from asyncdgl.rundir.summary import make_summary
 from asyncdgl.rundir.writer import RunWriter, make_run_dir
 
 LOG_TAIL_BYTES = 20_000
-STOPPED = {130: "interrupted", 143: "terminated"}
+STOPPED: dict[int, Status] = {130: "interrupted", 143: "terminated"}
 """Exit codes of runs that a signal stopped, and their status."""
 
 
@@ -38,7 +38,7 @@ class _End:
 
     code: int
     message: str | None
-    summary: dict[str, Any]
+    summary: Summary
 
 
 class Session:
@@ -121,12 +121,11 @@ class Session:
         self._path = make_run_dir(self._out, self._config.name)
         # Ray starts in another working directory, where the path that the user sees would lead elsewhere.
         self._writer = RunWriter(self._path.absolute())
-        self._environment = describe_environment(self._config, self._data_sha256)
         self._signals.emergency = self._give_up
         with RunDisplay(self._config, self._writer) as display:
             try:
                 self._writer.write_config(self._config)
-                self._writer.write_environment(self._environment)
+                self._writer.write_environment(describe_environment(self._config, self._data_sha256))
                 display.say(f"run directory: {self._path}")
                 self._train(data, display)
             except (ConfigError, DataError):  # found only once the cluster was asked: nothing was computed
@@ -139,9 +138,10 @@ class Session:
         assert self._end is not None
         self._signals.disarm()
         self._writer.close()
-        if self._end.code == 0:
-            self._draw()
+        warning = drawing_failed(self._draw) if self._end.code == 0 else None
         self._report(self._end)
+        if warning is not None:
+            click.echo(warning, err=True)
         return self._end.code
 
     @contextlib.contextmanager
@@ -160,12 +160,14 @@ class Session:
         self._conclude(None)
 
     def _conclude(self, error: BaseException | None) -> None:
-        status, code, message = "completed", 0, None
+        status: Status = "completed"
+        code, message = 0, None
         if isinstance(error, Interrupted | SystemExit):
             code = error.exit_code if isinstance(error, Interrupted) else 143  # Ray's answer to SIGTERM as it starts
             status = STOPPED[code]
         elif error is not None:
-            status, code, message = "failed", 1, self._explain(error)
+            status = "diverged" if isinstance(error, Diverged) else "failed"
+            code, message = 1, self._explain(error)
         with self._signals.unhurried():
             summary = self._summarise(status, message)
             self._writer.write_summary(summary)
@@ -211,8 +213,9 @@ class Session:
                 with self._concluded():
                     try:
                         ray_run.start()
-                        self._environment["processes"] = self._outcome.processes
-                        self._writer.write_environment(self._environment)
+                        self._writer.write_environment(
+                            describe_environment(self._config, self._data_sha256, self._outcome.processes)
+                        )
                         ray_run.run()
                     except BaseException:
                         ray_run.stop()
@@ -234,7 +237,7 @@ class Session:
 
     def _keep_log(self, process: str | None) -> Path | None:
         processes = self._outcome.processes if self._outcome is not None else []
-        log = next((p["log"] for p in processes if p["name"] == process), None)
+        log = next((p.log for p in processes if p.name == process), None)
         if process is None or log is None or not os.path.isfile(log):
             return None
         with Path(log).open("rb") as file:
@@ -242,7 +245,7 @@ class Session:
             tail = file.read().decode(errors="replace")
         return self._writer.write_log(f"{process.replace(' ', '-')}.log", tail)
 
-    def _summarise(self, status: str, message: str | None) -> dict[str, Any]:
+    def _summarise(self, status: Status, message: str | None) -> Summary:
         wall_seconds = time.monotonic() - self._began
         return make_summary(self._config, self._writer, self._outcome, status, message, wall_seconds)
 

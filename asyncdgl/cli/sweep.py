@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from asyncdgl.cli.display import console
 from asyncdgl.cli.signals import Interrupted, Signals
+from asyncdgl.cli.tables import Column, console, drawing_failed, fitted
 from asyncdgl.config.defaults import available_cores
 from asyncdgl.config.model import RunConfig
 from asyncdgl.config.yaml import parse_assignment, set_key
 from asyncdgl.errors import ConfigError
 from asyncdgl.sweep.execution import Finished, RunStore, Starter, execute, local_jobs
-from asyncdgl.sweep.grid import Sweep, SweepRun, load_sweep
-from asyncdgl.sweep.results import markdown, read_sweep, write_index, write_tables
+from asyncdgl.sweep.grid import Sweep, SweepRun, plan_sweep
+from asyncdgl.sweep.results import SweepResults, load_sweep, write_index
+from asyncdgl.sweep.tables import cell, shown_rows, table_notes, write_tables
 
 
 @click.command()
@@ -37,7 +39,7 @@ from asyncdgl.sweep.results import markdown, read_sweep, write_index, write_tabl
 )
 @click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="Runs at a time (default: cores / threads).")
 @click.option("--address", metavar="HOST:PORT", help="Spread runs of sim and virtual over this Ray cluster.")
-@click.option("--dry-run", is_flag=True, help="Print how many runs there would be, and end.")
+@click.option("--dry-run", is_flag=True, help="List the points and the runs to make, and end.")
 def sweep(
     sweep_file: Path,
     out: Path | None,
@@ -55,18 +57,23 @@ def sweep(
     over: dict[str, Any] = {}
     for assignment in assignments:
         set_key(over, *parse_assignment(assignment))
-    from asyncdgl.report.sweep_figure import choose_figure, save_sweep_figure
+    from asyncdgl.report.series import choose_figure
+    from asyncdgl.report.sweep_figure import save_sweep_figure
 
-    wanted = load_sweep(sweep_file, over)
+    wanted = plan_sweep(sweep_file, over, _say_progress)
     choose_figure(wanted.figure, [run.values for run in wanted.runs])  # refused now, not after hours
     folder = Path("sweeps") / wanted.name if out is None else out
     store = RunStore(folder / "runs" if runs_dir is None else runs_dir)
     missing = [run for run in wanted.distinct if not store.has(run.key)]
+    for run in missing:
+        if (problem := store.broken(run.key)) is not None:
+            click.echo(f"{problem}; this run is made again")
     click.echo(
         f"{wanted.name}: {len(wanted.runs)} points and seeds, {len(wanted.distinct)} different runs, "
         f"{len(wanted.distinct) - len(missing)} there already; {len(missing)} to make"
     )
     if dry_run:
+        _show_points(wanted, {run.key for run in missing})
         return 0
     if address is not None:
         _check_cluster(address, missing)
@@ -76,16 +83,61 @@ def sweep(
     with signals.deferred():
         _prepare(wanted, sweep_file, folder, store, assignments)
         code = _make(missing, store, jobs, address, signals)
-        results = read_sweep(folder)
+        results = load_sweep(folder)
         write_tables(results)
-        save_sweep_figure(results)
-    click.echo(markdown(results))
+        warning = drawing_failed(lambda: save_sweep_figure(results))
+    _show_results(results)
     click.echo(f"results: {folder}")
+    if warning is not None:
+        click.echo(warning, err=True)
     if code == 1:
         click.echo("Error: some runs failed; the same command tries them again", err=True)
     elif code:
         click.echo("The sweep was stopped; the same command goes on where it was.", err=True)
     return code
+
+
+def _say_progress(done: int, total: int) -> None:
+    if done % 10_000 == 0:
+        click.echo(f"decoding images: {done} of {total}")
+
+
+def _show_points(wanted: Sweep, missing: Collection[str]) -> None:
+    """A row for each point of the grid: its settings, its seeds and how many of its runs are to be made."""
+    points: dict[str, list[SweepRun]] = {}
+    for run in wanted.runs:
+        points.setdefault(json.dumps(run.values), []).append(run)
+    rows = list(points.values())
+    columns = [
+        Column(_heading(key), [_setting(runs[0].values[key]) for runs in rows], 0, words=True) for key in wanted.columns
+    ]
+    columns.append(Column("seeds", [", ".join(str(run.seed) for run in runs) for runs in rows], 0, words=True))
+    columns.append(Column("to make", [str(sum(run.key in missing for run in runs)) for runs in rows], 0))
+    out = console()
+    out.print(fitted(out, columns))
+
+
+def _show_results(results: SweepResults) -> None:
+    """The table for people; settings first, accuracies before what explains them."""
+    headings, rows = shown_rows(results, deviations=False)
+    keys = len(results.columns)
+    cells = list(zip(*([text.replace(" (", "\n(") for text in row] for row in rows), strict=True))
+    out = console()
+    if rows:
+        ranks = [0 if n <= keys + 1 else n for n in range(len(headings))]
+        columns = [Column(_heading(name), cells[n], ranks[n], words=n < keys) for n, name in enumerate(headings)]
+        out.print(fitted(out, columns))
+    for note in table_notes(results):
+        out.print(note, markup=False)
+
+
+def _heading(name: str) -> str:
+    """A key without its section; a measure in as many lines as it has words."""
+    return name.rpartition(".")[2].replace(" ", "\n")
+
+
+def _setting(value: Any) -> str:
+    return "" if value is None else str(cell(value))
 
 
 def _jobs_here(runs: list[SweepRun]) -> int:
@@ -153,7 +205,7 @@ def _make(runs: list[SweepRun], store: RunStore, jobs: int | None, address: str 
 
         def on_end(ended: Finished) -> None:
             bar.ended(ended)
-            if not ended.completed:
+            if ended.status is None:
                 failed.append(ended)
 
         try:
@@ -190,6 +242,6 @@ class _Bar:
         about = f"about {left / 60:.0f} min left" if left >= 90 else f"about {left:.0f} s left"
         self._progress.update(self._task, advance=1, description=about)
         values = ", ".join(f"{k.rpartition('.')[2]}={v}" for k, v in ended.run.values.items() if v is not None)
-        state = "" if ended.completed else f"FAILED, see {ended.path / 'output.log'}  "
+        state = {None: f"FAILED, see {ended.path / 'output.log'}  ", "diverged": "DIVERGED  "}.get(ended.status, "")
         line = f"{done}/{self._total}  {state}{values}, seed {ended.run.seed}: {ended.seconds:.0f} s; {about}"
         self._console.print(line, markup=False)

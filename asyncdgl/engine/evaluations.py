@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from asyncdgl.observer import Line
+from asyncdgl.rundir.records import EvaluationLine
 
 Weights = TypeVar("Weights")
 
@@ -98,18 +98,22 @@ class Evaluations(Generic[Weights]):
         return Evaluation(self._epochs, end_s, of, len(of) if self._one_by_one else None)
 
 
-def evaluation_line(evaluation: Evaluation[Any], results: Mapping[str, Mapping[str, Any]], final: bool = False) -> Line:
-    """The line of metrics.jsonl for one evaluation."""
-    line: Line = {
-        "kind": "evaluation",
+def evaluation_line(
+    evaluation: Evaluation[Any], results: Mapping[str, Mapping[str, Any]], final: bool = False
+) -> EvaluationLine:
+    """The line of metrics.jsonl for one evaluation.
+
+    Args:
+        evaluation: when it was, and of which weights.
+        results: what ``Evaluator.evaluate`` gave.
+        final: whether the weights are those of the end.
+    """
+    measured = {f"{split}_{what}": tuple(values) for split, of in results.items() for what, values in of.items()}
+    line = {
         "epoch": evaluation.epoch,
-        "epochs": [publication.epoch for publication in evaluation.of],
+        "epochs": tuple(publication.epoch for publication in evaluation.of),
         "final": final,
         "end_s": evaluation.end_s,
+        "stage": evaluation.stage,
     }
-    for split, result in results.items():
-        for what, values in result.items():
-            line[f"{split}_{what}"] = values
-    if evaluation.stage is not None:
-        line["stage"] = evaluation.stage
-    return line
+    return EvaluationLine.model_validate({**line, **measured})

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from asyncdgl.buffers.buffer import Sample
 from asyncdgl.buffers.entry import Entry, PassName, Provenance
 from asyncdgl.data.batch import ActivationBatch
-from asyncdgl.errors import StageFailed
+from asyncdgl.errors import Diverged
 from asyncdgl.learn.meter import EpochMeter
-from asyncdgl.observer import Line, Progress
+from asyncdgl.observer import Progress
 from asyncdgl.rundir.outcome import StageEnd
+from asyncdgl.rundir.records import EpochLine
 from asyncdgl.rundir.trace import TRAIN, PassRecord
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ class StagePasses:
             start_s: when the pass began, where that is not now.
 
         Raises:
-            StageFailed: the loss is not finite.
+            Diverged: the loss is not finite.
         """
         learner, step = self.learner, self.step
         updates, trains = learner.updates, kind == TRAIN
@@ -205,7 +206,7 @@ class StagePasses:
 
     def _count(self, loss: float, correct: int, updates: int) -> None:
         if not math.isfinite(loss):
-            raise StageFailed(
+            raise Diverged(
                 f"stage {self.number}: the loss is {loss} at its update {updates}: use a smaller --lr",
                 f"stage {self.number}",
             )
@@ -213,16 +214,15 @@ class StagePasses:
 
     def _complete_epoch(self, record: PassRecord, lr: float | None) -> EpochEnd:
         epoch = self.learner.updates // self._updates_per_epoch
-        line = {
-            "kind": "epoch",
-            "stage": self.number,
-            "epoch": epoch,
-            "updates": self.learner.updates,
-            "loss": self._meter.loss,
-            "accuracy": self._meter.accuracy,
-            "lr": lr,
-            "end_s": record.end_s,
-        }
+        line = EpochLine(
+            stage=self.number,
+            epoch=epoch,
+            updates=self.learner.updates,
+            loss=self._meter.loss,
+            accuracy=self._meter.accuracy,
+            lr=lr,
+            end_s=record.end_s,
+        )
         self._meter.reset()
         due = epoch % self._every == 0 or epoch == self._epochs  # rule 24
         return EpochEnd(line, self.learner.published() if due else None)
@@ -249,7 +249,7 @@ class StagePasses:
 class EpochEnd:
     """A stage completed one of its epochs: the line for metrics.jsonl, and its weights where evaluation needs them."""
 
-    line: Line
+    line: EpochLine
     published: State | None
 
 

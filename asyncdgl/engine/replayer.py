@@ -57,7 +57,7 @@ class Replay:
         config = run.config
         if not config.has_tensors:
             raise ConfigError(f"{run.path} computed nothing (virtual.train false): there is nothing to replay")
-        if not run.trace:
+        if not run.records:
             raise ConfigError(f"{run.path} has no passes in its trace: there is nothing to replay")
         set_up_torch(config)
         self._run = run
@@ -67,7 +67,7 @@ class Replay:
         self._passes = {j: make_passes(config, dataset, j, lambda: 0.0) for j in self._numbers}
         recorded = run.passes
         self._recorded = {j: recorded.get(j, []) for j in self._numbers}
-        self._readers = Counter(_source(r) for r in run.trace if r.stage > 1)
+        self._readers = Counter(_source(r) for r in run.records if r.stage > 1)
         self._entries: dict[PassName, Entry] = {}  # made, and still to be read
 
     def run(self) -> list[StageReplay]:
@@ -123,7 +123,7 @@ class Replay:
 
     def _result(self, j: int) -> StageReplay:
         passes, recorded, summary = self._passes[j], self._recorded[j], self._run.summary
-        complete = summary is not None and summary["status"] == "completed"
+        complete = summary is not None and summary.status == "completed"
         if passes.step < len(recorded):
             record = recorded[passes.step]
             source = _source(record)
@@ -133,24 +133,24 @@ class Replay:
                     f"stage {j}, step {record.step}: it read what step {source.step} of stage {j - 1} made, "
                     "which the trace does not have"
                 )
-        line = next((s for s in summary["stages"] if s["stage"] == j), None) if summary is not None else None
+        line = next((s for s in summary.stages if s.stage == j), None) if summary is not None else None
         state_equal = None
         # A stopped run's stage may have gone on for a moment after the last line of its trace.
-        if line is not None and line["state_sha256"] is not None and line["updates"] == passes.learner.updates:
-            state_equal = line["state_sha256"] == passes.learner.state_sha256()
+        if line is not None and line.state_sha256 is not None and line.updates == passes.learner.updates:
+            state_equal = line.state_sha256 == passes.learner.state_sha256()
             if not state_equal:
                 raise ReplayMismatch(
-                    f"stage {j}: every loss is equal, but its state after {line['updates']} updates is not"
+                    f"stage {j}: every loss is equal, but its state after {line.updates} updates is not"
                 )
         elif complete:
             raise ReplayMismatch(
                 f"stage {j}: the trace has {passes.learner.updates} updates, but the summary "
-                f"{line['updates'] if line is not None else 'none'}"
+                f"{line.updates if line is not None else 'none'}"
             )
         forwards = passes.step - passes.learner.updates
-        if complete and line is not None and line["forward_passes"] != forwards:  # the last ones may have no reader
+        if complete and line is not None and line.forward_passes != forwards:  # the last ones may have no reader
             raise ReplayMismatch(
-                f"stage {j}: the trace has {forwards} forward-only passes, but the summary {line['forward_passes']}"
+                f"stage {j}: the trace has {forwards} forward-only passes, but the summary {line.forward_passes}"
             )
         return StageReplay(j, passes.step, len(recorded), state_equal)
 

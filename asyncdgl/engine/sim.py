@@ -18,6 +18,7 @@ from asyncdgl.engine.passes import Passed
 from asyncdgl.errors import SampleBlocked
 from asyncdgl.observer import Observer
 from asyncdgl.rundir.outcome import Outcome
+from asyncdgl.rundir.records import BufferSummary, EvaluationLine
 
 PROGRESS_EVERY_S = 0.2
 
@@ -60,7 +61,7 @@ class Simulation:
             config.evaluation.every,
             self._algorithm.one_by_one,
         )
-        self._evaluation: dict[str, dict[str, Any]] | None = None
+        self._evaluation: EvaluationLine | None = None
         self._shown_at = 0.0
         self._now = 0.0  # in steps
 
@@ -153,9 +154,10 @@ class Simulation:
         if evaluator is None:
             return
         began = time.perf_counter()
-        self._evaluation = evaluator.evaluate([p.weights for p in evaluation.of], self._check)
+        results = evaluator.evaluate([p.weights for p in evaluation.of], self._check)
         self._began += time.perf_counter() - began  # evaluation is no training time; under ray it runs beside it
-        self._observer.evaluated(evaluation_line(evaluation, self._evaluation, final))
+        self._evaluation = evaluation_line(evaluation, results, final)
+        self._observer.evaluated(self._evaluation)
 
     def outcome(self) -> Outcome:
         """What there is now: complete, or as far as the run came."""
@@ -165,6 +167,9 @@ class Simulation:
                 j: passes.end(lost_turns=dict(self._stages[j].lost_turns) if counts else None)
                 for j, passes in self._passes.items()
             },
-            buffers=[{"after_stage": j, **b.statistics(), "fetched_unused": 0} for j, b in self._buffers.items()],
+            buffers=[
+                BufferSummary.model_validate({"after_stage": j, **b.statistics(), "fetched_unused": 0})
+                for j, b in self._buffers.items()
+            ],
             evaluation=self._evaluation,
         )

@@ -23,6 +23,7 @@ from asyncdgl.engine.passes import Passed
 from asyncdgl.errors import SampleBlocked
 from asyncdgl.observer import Observer
 from asyncdgl.rundir.outcome import Outcome
+from asyncdgl.rundir.records import BufferSummary, EvaluationLine
 from asyncdgl.rundir.trace import TRAIN, PassRecord
 
 ONE_STEP = PassTimes(train=1.0, forward=1.0)
@@ -124,7 +125,7 @@ class VirtualRun:
             [passes.learner.published() for passes in self._passes.values()], config.epochs, config.evaluation.every
         )
         self._epoch_ended = False
-        self._evaluation: dict[str, dict[str, Any]] | None = None
+        self._evaluation: EvaluationLine | None = None
         self._records: list[PassRecord] = []
         self._answers: dict[str, Callable[[_Stage, Any], Any]] = {
             turn.RESERVE: self._reserve,
@@ -355,8 +356,9 @@ class VirtualRun:
 
     def _evaluate(self, evaluation: Evaluation[Any], final: bool = False) -> None:
         if self._evaluator is not None:
-            self._evaluation = self._evaluator.evaluate([p.weights for p in evaluation.of], self._check)
-            self._observer.evaluated(evaluation_line(evaluation, self._evaluation, final))
+            results = self._evaluator.evaluate([p.weights for p in evaluation.of], self._check)
+            self._evaluation = evaluation_line(evaluation, results, final)
+            self._observer.evaluated(self._evaluation)
 
     def outcome(self) -> Outcome:
         """What there is now: complete, or as far as the run came."""
@@ -364,7 +366,8 @@ class VirtualRun:
         return Outcome(
             ends={j: passes.end(fetched_unused=unused[j]) for j, passes in self._passes.items()},
             buffers=[
-                {"after_stage": j, **b.statistics(), "fetched_unused": unused[j + 1]} for j, b in self._buffers.items()
+                BufferSummary.model_validate({"after_stage": j, **b.statistics(), "fetched_unused": unused[j + 1]})
+                for j, b in self._buffers.items()
             ],
             evaluation=self._evaluation,
         )

@@ -19,7 +19,6 @@ from asyncdgl.buffers.entry import Entry, PassName, Provenance
 from asyncdgl.config.model import RunConfig
 from asyncdgl.engine.build import make_buffer, steps_clock
 from asyncdgl.errors import SampleBlocked
-from asyncdgl.observer import Line
 from asyncdgl.on_ray.greeting import hello
 from asyncdgl.on_ray.pace import WAIT_S
 from asyncdgl.on_ray.transport.calls import Answers, Call, Calls
@@ -56,7 +55,7 @@ class BufferActor:
         # Copying a large array would block the event loop: one thread does it, in order.
         self._copier = ThreadPoolExecutor(max_workers=1)
 
-    async def hello(self) -> Line:
+    async def hello(self) -> dict[str, Any]:
         """See ``hello``."""
         return hello()
 

@@ -11,7 +11,6 @@ from asyncdgl.config.model import RunConfig
 from asyncdgl.data.dataset import open_dataset
 from asyncdgl.learn.arithmetic import set_up_torch
 from asyncdgl.learn.evaluation import make_evaluator
-from asyncdgl.observer import Line
 from asyncdgl.on_ray.greeting import hello
 
 
@@ -23,7 +22,7 @@ class EvaluationActor:
         self._config = config
         self._evaluator = make_evaluator(config, open_dataset(config, data))
 
-    def hello(self) -> Line:
+    def hello(self) -> dict[str, Any]:
         """See ``hello``."""
         return hello()
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import ray
 
 import asyncdgl
-from asyncdgl.observer import Line
 
 
-def hello() -> Line:
+def hello() -> dict[str, Any]:
     """Who this process is: the driver refuses actors that run another asyncdgl than its own."""
     errors = Path("/proc/self/fd/2")
     return {

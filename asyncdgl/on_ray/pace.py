@@ -11,7 +11,6 @@ from typing import Any, cast
 from asyncdgl.config.model import RunConfig
 from asyncdgl.engine.pace import Pace
 from asyncdgl.engine.turn import Training
-from asyncdgl.observer import Line
 from asyncdgl.on_ray.greeting import hello
 from asyncdgl.on_ray.transport.calls import Answers, Calls
 
@@ -46,7 +45,7 @@ class PaceActor:
         self._stopping = False
         self._answers = Answers(self)
 
-    async def hello(self) -> Line:
+    async def hello(self) -> dict[str, Any]:
         """See ``hello``."""
         return hello()
 

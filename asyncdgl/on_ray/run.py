@@ -26,6 +26,7 @@ from asyncdgl.on_ray.greeting import hello
 from asyncdgl.on_ray.pace import PaceActor
 from asyncdgl.on_ray.stage import Chunk, StageActor
 from asyncdgl.rundir.outcome import Outcome, StageEnd
+from asyncdgl.rundir.records import BufferSummary, Process
 
 CHUNK_S = 0.5
 CHUNKS_AHEAD = 2
@@ -160,7 +161,7 @@ class RayRun:
                         f"{name} runs asyncdgl {greeting['version']} from {greeting['path']}, but this process runs "
                         f"{own['version']} from {own['path']}: install the same package everywhere"
                     )
-            self._outcome.processes.append({"name": name, **greeting})
+            self._outcome.processes.append(Process(name=name, **greeting))
 
     # --- Training
 
@@ -202,7 +203,7 @@ class RayRun:
     def _collect(self, j: int, chunk: Chunk) -> None:
         self._keep(j, chunk)
         for line, published in chunk.epochs:
-            self._evaluations.completed(j, line["end_s"], published[0] if published else None)
+            self._evaluations.completed(j, line.end_s, published[0] if published else None)
         stopped = chunk.progress is not None and chunk.progress.stopped
         self._known_until_s[j] = math.inf if stopped else chunk.until_s
         for evaluation in self._evaluations.due(min(self._known_until_s.values())):
@@ -219,8 +220,8 @@ class RayRun:
                 return
             self._evaluating.popleft()
             results = self._get(ref, "the evaluator", "evaluating")
-            self._outcome.evaluation = results
-            self._observer.evaluated(evaluation_line(evaluation, results, final))
+            self._outcome.evaluation = evaluation_line(evaluation, results, final)
+            self._observer.evaluated(self._outcome.evaluation)
 
     # --- End
 
@@ -255,7 +256,8 @@ class RayRun:
                 statistics = self._get(ref, f"buffer {j}", "ending", deadline and _left(deadline))
                 reader: StageEnd | None = self._outcome.ends.get(j + 1)
                 unused = reader.fetched_unused if reader else 0
-                self._outcome.buffers.append({"after_stage": j, **statistics, "fetched_unused": unused})
+                counts_of = {"after_stage": j, **statistics, "fetched_unused": unused}
+                self._outcome.buffers.append(BufferSummary.model_validate(counts_of))
         return final
 
     def outcome(self) -> Outcome:
@@ -275,10 +277,10 @@ class RayRun:
         here = hello()["node"]
         for process in self._outcome.processes:
             try:
-                if process["node"] == here and psutil.Process(process["pid"]).status() == psutil.STATUS_ZOMBIE:
-                    return str(process["name"])
+                if process.node == here and psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE:
+                    return process.name
             except psutil.NoSuchProcess:
-                return str(process["name"])
+                return process.name
         return None
 
     def _get(self, ref: Any, who: str, doing: str, timeout: float | None = None) -> Any:
@@ -299,7 +301,7 @@ class RayRun:
             if isinstance(cause, MemoryError):
                 raise StageFailed(f"{who}, {doing}: {_first_line(cause)}", who) from None
             if isinstance(cause, StageFailed):
-                raise StageFailed(str(cause), who) from None
+                raise type(cause)(str(cause), who) from None
             if isinstance(cause, ray.exceptions.RayActorError):
                 dead = self._dead_process()
                 named = f"the process of {dead} died" if dead else "a process that it uses died"

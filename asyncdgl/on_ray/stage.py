@@ -20,11 +20,12 @@ from asyncdgl.engine.build import make_clock, make_passes, steps_clock
 from asyncdgl.engine.passes import Passed
 from asyncdgl.errors import SampleBlocked
 from asyncdgl.learn.arithmetic import set_up_torch
-from asyncdgl.observer import Line, Progress
+from asyncdgl.observer import Progress
 from asyncdgl.on_ray.ends import Inbox, Outbox
 from asyncdgl.on_ray.greeting import hello
 from asyncdgl.on_ray.pace import PaceClient
 from asyncdgl.rundir.outcome import StageEnd
+from asyncdgl.rundir.records import EpochLine
 from asyncdgl.rundir.trace import PassRecord
 
 
@@ -41,7 +42,7 @@ class Chunk:
     """
 
     records: list[PassRecord] = field(default_factory=list)
-    epochs: list[tuple[Line, list[Any]]] = field(default_factory=list)
+    epochs: list[tuple[EpochLine, list[Any]]] = field(default_factory=list)
     progress: Progress | None = None
     until_s: float = 0.0
 
@@ -95,11 +96,11 @@ class StageActor:
             turn.STOP: self._stop,
         }
 
-    def hello(self) -> Line:
+    def hello(self) -> dict[str, Any]:
         """See ``hello``; with what the bits of a run depend on."""
         import torch
 
-        own = {"stage": self._number, "threads": torch.get_num_threads(), "torch": torch.__version__}
+        own = {"threads": torch.get_num_threads(), "torch": torch.__version__}
         return {**hello(), **own, "calls_over_sockets": self._pace.is_local}
 
     def begin(self, origin: float) -> None:

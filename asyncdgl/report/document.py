@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from itertools import groupby
 from pathlib import Path
 from typing import ClassVar
+
+from asyncdgl.report.style import COLUMN
 
 LARGEST_VECTOR = 1_500_000
 """Bytes of an SVG that a browser still draws at once; of a larger one the report holds the PNG."""
@@ -65,8 +68,13 @@ class Picture:
     name: str
     title: str
     caption: str
-    zoom: float = 1.0
-    """Of what was drawn for a column of print, on a screen."""
+
+    @property
+    def inches(self) -> float:
+        """How wide it was drawn for print."""
+        with (self.folder / f"{self.name}.svg").open(encoding="utf-8") as file:
+            found = re.search(r'width="([\d.]+)pt"', file.read(4000))
+        return float(found[1]) / 72 if found else COLUMN
 
     @property
     def data_uri(self) -> str:
@@ -118,7 +126,7 @@ class Document:
     sections: Sequence[Section] = field(default=())
 
 
-def html(document: Document) -> str:
+def document_html(document: Document) -> str:
     """One page with everything in it: no script, and nothing that a browser would have to fetch."""
     from jinja2 import Environment, StrictUndefined
 
@@ -127,7 +135,7 @@ def html(document: Document) -> str:
     return environment.from_string(template).render(document=document)
 
 
-def markdown(document: Document) -> str:
+def document_markdown(document: Document) -> str:
     """The same for a repository or a notebook; figures are named, relative to the report."""
     parts = [f"# {_plain(document.title)}", f"{_plain(document.subtitle)}. **{_plain(document.status)}.**"]
     parts += [_block(note) for note in document.notes]

@@ -1,44 +1,68 @@
-"""The figures of one run: learning curves, the stage timeline, staleness and reuse."""
+"""The figures of one run: learning curves, the stage timeline, what each stage learned from."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from asyncdgl.report.style import COLUMN, line_style, new_figure, our_style, save, spans_a_decade
+from asyncdgl.rundir.measures import train_seconds
 from asyncdgl.rundir.reader import Run
-from asyncdgl.rundir.trace import FORWARD, TRAIN, WAIT_REASONS, PassRecord, staleness
+from asyncdgl.rundir.trace import (
+    FORWARD,
+    TRAIN,
+    WAIT_REASONS,
+    PassRecord,
+    batch_age,
+    batches_unseen,
+    staleness,
+    times_sampled,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-TIMELINE_PASSES = 40
+TIMELINE_PASSES = 25
 """Passes of the fastest stage that the timeline's window shows: enough for a pattern, few enough to see each."""
 
 MOST_STAGES = 16
 """Stages that a figure shows: more would hide each other."""
 
-COMPUTING = {TRAIN: "#1f77b4", FORWARD: "#aec7e8"}
+COMPUTING = {TRAIN: "#0072B2", FORWARD: "#56B4E9"}
 WAITING = dict(
     zip(
         WAIT_REASONS,
-        ("#d62728", "#8c564b", "#9467bd", "#e377c2", "#bcbd22", "#c7c7c7", "#ff7f0e", "#2ca02c"),
+        ("#D55E00", "#7A3600", "#CC79A7", "#E69F00", "#000000", "#BBBBBB", "#F0E442", "#009E73"),
         strict=True,
     )
 )
+BOXES: dict[str, Any] = {
+    "medianprops": {"color": "#D55E00", "linewidth": 1.6},
+    "meanprops": {"marker": "^", "markerfacecolor": "#0072B2", "markeredgecolor": "#0072B2", "markersize": 4},
+}
+BLANK = {
+    "sim": "other stages' turns",
+    "virtual": "stopped",
+    "ray": "messages",
+}
+"""What a stage does in the time in which it neither computes nor waits."""
 
 
 def draw_figures(run: Run, formats: Sequence[str] = ("png",)) -> list[Path]:
     """Draw all figures of a run into its folder ``figures``; returns their paths."""
-    figures = {"learning_curves": draw_learning_curves(run)} if run.config.has_tensors else {}
-    if run.trace:
-        figures["timeline"] = draw_timeline(run)
-    if any(record.stage > 1 for record in run.trace):
-        figures["staleness"] = draw_staleness(run)
-    return [path for name, figure in figures.items() for path in save(figure, run.path / "figures", name, formats)]
+    drawn: dict[str, Callable[[Run], Figure]] = {}
+    if run.config.has_tensors:
+        drawn["learning_curves"] = draw_learning_curves
+    if run.records:
+        drawn["timeline"] = draw_timeline
+    if any(record.stage > 1 for record in run.records):
+        drawn["staleness"] = draw_staleness
+    with our_style():
+        return [path for name, draw in drawn.items() for path in save(draw(run), run.path / "figures", name, formats)]
 
 
 def _shown(stages: Sequence[int]) -> list[int]:
@@ -48,80 +72,74 @@ def _shown(stages: Sequence[int]) -> list[int]:
     return [stages[round(n * (len(stages) - 1) / (MOST_STAGES - 1))] for n in range(MOST_STAGES)]
 
 
-def _figure(width: float, height: float, columns: int, **ratios: Any) -> tuple[Figure, Sequence[Axes]]:
-    """A figure of its own, not of pyplot's state: nothing is shown, nothing stays behind."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots(1, columns, squeeze=False, gridspec_kw=ratios or None)
-    return figure, list(axes[0])
-
-
-def save(figure: Figure, folder: Path, name: str, formats: Sequence[str], dpi: int = 150) -> list[Path]:
-    """Write a figure in each format, with equal bytes each time; returns the paths."""
-    from matplotlib import rc_context
-
-    undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
-    folder.mkdir(exist_ok=True)
-    paths = [folder / f"{name}.{form}" for form in formats]
-    with rc_context({"svg.hashsalt": "asyncdgl", "pdf.fonttype": 42}):  # 42: text that other programs can edit
-        for form, path in zip(formats, paths, strict=True):
-            part = folder / f".{path.name}.part"
-            figure.savefig(part, format=form, dpi=dpi, metadata=undated.get(form))
-            part.replace(path)
-    return paths
-
-
 def draw_learning_curves(run: Run) -> Figure:
-    """Training loss of each stage over its own epochs, and test accuracy of each head and the ensemble."""
+    """Training loss of each stage over its own epochs; accuracies of the heads and of the ensemble, split by split."""
     from matplotlib.ticker import MaxNLocator
 
-    figure, (left, right) = _figure(10, 4, 2)
     stages = _shown(range(1, run.config.trained_stages + 1))
-    epochs = [line for line in run.metrics if line["kind"] == "epoch"]
-    evaluations = [line for line in run.metrics if line["kind"] == "evaluation"]
-    for j in stages:
-        own = [line for line in epochs if line["stage"] == j]
-        left.plot([e["epoch"] for e in own], [e["loss"] for e in own], marker=".", label=f"stage {j}")
-        # Stages that train one after the other are evaluated while each of them trains, epoch 1 again for each.
-        own = [line for line in evaluations if line.get("stage", j) == j]
-        right.plot([e["epoch"] for e in own], [e["test_accuracy"][j - 1] for e in own], marker=".", label=f"head {j}")
-    if len(stages) > 1:
-        last = [line for line in evaluations if line.get("stage", stages[-1]) == stages[-1]]
-        ensemble = [e["test_ensemble_accuracy"][-1] for e in last]
-        right.plot([e["epoch"] for e in last], ensemble, color="black", linestyle="--", label="ensemble")
-    for axes in (left, right):
+    splits = ["test", *(["validation"] if any(line.validation_accuracy for line in run.evaluations) else [])]
+    figure = new_figure(COLUMN, 0.5 + 1.7 * (1 + len(splits)) + 0.15 * -(-len(stages) // 4))
+    loss, *accuracies = list(np.ravel(figure.subplots(1 + len(splits), 1, squeeze=False)))
+    for n, j in enumerate(stages):
+        own = [(line.epoch, line.loss) for line in run.epochs if line.stage == j and line.loss is not None]
+        loss.plot(*_columns(own), label=f"stage {j}", **line_style(n))
+    ours = run.config.algorithm == "sequential-dgl"
+    whose = "own epochs of the stage" if ours else "epochs of the slowest stage"
+    for axes, split in zip(accuracies, splits, strict=True):
+        _draw_accuracies(axes, run, split, stages)
+        axes.set(xlabel=whose, ylabel=f"{split} accuracy")
+    losses = [line.loss for line in run.epochs if line.loss is not None]
+    loss.set(
+        xlabel="own epochs of the stage", ylabel="training loss", yscale="log" if spans_a_decade(losses) else "linear"
+    )
+    for axes in (loss, *accuracies):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    left.set(xlabel="own epochs of the stage", ylabel="training loss", yscale="log")
-    whose = "own epochs of the stage" if run.config.algorithm == "sequential-dgl" else "epochs of the slowest stage"
-    right.set(xlabel=whose, ylabel="test accuracy")
-    left.legend()
-    right.legend()
-    figure.suptitle(run.config.name)
+        axes.grid(axis="y")
+    handles, names = accuracies[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=4)
     return figure
+
+
+def _draw_accuracies(axes: Axes, run: Run, split: str, stages: Sequence[int]) -> None:
+    # Stages that train one after the other are evaluated while each of them trains, epoch 1 again for each.
+    for n, j in enumerate(stages):
+        of_head = [
+            (line.epoch, getattr(line, f"{split}_accuracy")) for line in run.evaluations if line.stage in (None, j)
+        ]
+        points = [(epoch, heads[j - 1]) for epoch, heads in of_head if heads]
+        axes.plot(*_columns(points), label=f"stage {j}", **line_style(n))
+    if len(stages) > 1:
+        last = [line for line in run.evaluations if line.stage in (None, stages[-1])]
+        ensemble = [(line.epoch, getattr(line, f"{split}_ensemble_accuracy")) for line in last]
+        points = [(epoch, heads[-1]) for epoch, heads in ensemble if heads]
+        axes.plot(*_columns(points), color="#666666", linestyle=":", linewidth=1.6, label="ensemble")
+
+
+def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    return [x for x, _ in points], [y for _, y in points]
 
 
 def draw_timeline(run: Run) -> Figure:
     """Who computed, who waited and why: shares of the whole run, and each pass in a short window of it."""
     stages = {j: run.passes[j] for j in _shown(list(run.passes))}
-    figure, (left, right) = _figure(12, 1.6 + 0.5 * len(stages), 2, width_ratios=[1, 3])
-    total = max(r.end_s for r in run.trace) or 1.0
+    figure = new_figure(COLUMN, 1.9 + 0.3 * len(stages))
+    above, below = figure.subplots(2, 1)
+    total = train_seconds(run.records) or 1.0
     used: dict[str, str] = {}
     for j, passes in stages.items():
-        _draw_shares(left, j, passes, total, used)
+        _draw_shares(above, j, passes, total, used)
     start, end = _window(stages)
     for j, passes in stages.items():
         for record in passes:
             if record.end_s >= start and record.start_s <= end:
-                _draw_pass(right, j, record, used)
-    for axes in (left, right):
+                _draw_pass(below, j, record, used)
+    for axes in (above, below):
         axes.set_yticks(list(stages), [f"stage {j}" for j in stages])
         axes.invert_yaxis()
-    left.set(xlim=(0, 1), xlabel="share of the training time (blank: messages)")
-    right.set(xlim=(start, end), xlabel=f"{run.config.time_unit} since training began")
+    above.set(xlim=(0, 1), xlabel=f"share of the training time (blank: {BLANK[run.config.runtime]})")
+    below.set(xlim=(start, end), xlabel=f"{run.config.time_unit} since training began")
     handles = [_patch(color, label) for label, color in used.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
-    figure.suptitle(f"{run.config.name}: who computed, who waited and why")
+    figure.legend(handles=handles, loc="outside lower center", ncols=2)
     return figure
 
 
@@ -137,7 +155,7 @@ def _draw_shares(axes: Axes, j: int, passes: Sequence[PassRecord], total: float,
         for kind in COMPUTING
     }
     for reason in WAIT_REASONS:
-        parts[f"waits: {reason}"] = (sum(r.waits.get(reason, 0.0) for r in passes), WAITING[reason])
+        parts[_waits(reason)] = (sum(r.waits.get(reason, 0.0) for r in passes), WAITING[reason])
     position = 0.0
     for label, (seconds, color) in parts.items():
         if seconds / total > 0.002:
@@ -147,7 +165,11 @@ def _draw_shares(axes: Axes, j: int, passes: Sequence[PassRecord], total: float,
 
 
 def _label(kind: str) -> str:
-    return {TRAIN: "computes an update", FORWARD: "computes a forward-only pass"}[kind]
+    return {TRAIN: "an update", FORWARD: "a forward-only pass"}[kind]
+
+
+def _waits(reason: str) -> str:
+    return f"waits: {reason.replace('_', ' ')}"
 
 
 def _window(stages: dict[int, list[PassRecord]]) -> tuple[float, float]:
@@ -178,25 +200,30 @@ def _draw_pass(axes: Axes, j: int, record: PassRecord, used: dict[str, str]) -> 
         if seconds > 0:
             position -= seconds
             axes.barh(j, seconds, left=position, height=0.3, color=WAITING[reason])
-            used[f"waits: {reason}"] = WAITING[reason]
+            used[_waits(reason)] = WAITING[reason]
 
 
 def draw_staleness(run: Run) -> Figure:
-    """Staleness and reuse of what each stage trained on: median, middle half, 5th to 95th percentile, mean."""
-    figure, (left, right) = _figure(10, 4, 2)
+    """What each stage trained on: staleness, batch age and reuse, and the share of the batches that it never saw."""
+    figure = new_figure(COLUMN, 3.6)
+    (stale, age), (reuse, unseen) = figure.subplots(2, 2)
     stages = run.passes
     readers = _shown([j for j in stages if j > 1])
-    values = [staleness(stages[j], stages.get(j - 1, [])) for j in readers]
-    reuse = [np.array([r.times_sampled for r in stages[j] if r.kind == TRAIN and r.times_sampled]) for j in readers]
-    labels = [f"stage {j}" for j in readers]
-    for axes, data, what in (
-        (left, values, "staleness (producer's updates)"),
-        (right, reuse, "times an entry was given"),
+    names = [str(j) for j in readers]
+    for axes, values, what in (
+        (stale, [staleness(stages[j], stages.get(j - 1, [])) for j in readers], "staleness (updates)"),
+        (age, [batch_age(stages[j], stages.get(1, [])) for j in readers], "batch age (batches)"),
+        (reuse, [times_sampled(stages[j]) for j in readers], "times an entry was given"),
     ):
-        shown = [v if len(v) else np.array([np.nan]) for v in data]
-        axes.boxplot(shown, tick_labels=labels, whis=(5, 95), showfliers=False, showmeans=True)
+        shown = [v if len(v) else np.array([np.nan]) for v in values]
+        axes.boxplot(shown, tick_labels=names, whis=(5, 95), showfliers=False, showmeans=True, widths=0.6, **BOXES)
         axes.set(ylabel=what)
         axes.set_ylim(bottom=0)
-    figure.suptitle(f"{run.config.name}: age and reuse of what each stage learns from")
-    figure.supxlabel("line: median; box: middle half; whiskers: 5 to 95 %; triangle: mean", fontsize="small")
+    shares = [batches_unseen(stages[j]) or 0.0 for j in readers]
+    unseen.bar(names, [100 * share for share in shares], width=0.6, color=COMPUTING[TRAIN])
+    unseen.set(ylabel="batches never seen (%)")
+    unseen.set_ylim(0, max(1.0, *(110 * share for share in shares)))
+    for axes in (reuse, unseen):
+        axes.set(xlabel="stage")
+    figure.supxlabel("line: median; box: middle half; whiskers: 5 to 95 %; triangle: mean", fontsize=6)
     return figure

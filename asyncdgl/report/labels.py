@@ -43,9 +43,12 @@ ALGORITHMS = {
 MEASURES = {
     "test_accuracy": "test accuracy (last head)",
     "ensemble_test_accuracy": "test accuracy (ensemble)",
+    "validation_accuracy": "validation accuracy (last head)",
+    "ensemble_validation_accuracy": "validation accuracy (ensemble)",
     "staleness": "staleness (producer's updates)",
-    "times_sampled": "times an entry was given",
     "batch_age": "batch age in the last stage (mini-batches)",
+    "batches_unseen": "batches that the last stage never saw (share)",
+    "times_sampled": "times an entry was given",
     "busy_fraction": "share of the time that a stage computes",
     "entries_held": "entries to choose from",
     "updates_per_time": "updates of the last stage per unit of time",
@@ -55,12 +58,14 @@ SHORT_MEASURES = {
     "staleness": "staleness (updates)",
     "times_sampled": "times given",
     "batch_age": "batch age (batches)",
+    "batches_unseen": "batches never seen",
     "busy_fraction": "busy",
     "entries_held": "entries held",
     "updates_per_time": "updates per time",
 }
 """Means over stages, or of the last stage, as a table's note says."""
-FRACTIONS = ("test_accuracy", "ensemble_test_accuracy")
+ACCURACIES = ("test_accuracy", "ensemble_test_accuracy", "validation_accuracy", "ensemble_validation_accuracy")
+FRACTIONS = (*ACCURACIES, "batches_unseen", "busy_fraction")
 
 
 def key_label(key: str) -> str:

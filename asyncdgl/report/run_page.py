@@ -15,14 +15,14 @@ from asyncdgl.report.labels import ALGORITHMS, threads_of_stages
 from asyncdgl.report.tables import (
     buffer_table,
     evaluation_table,
-    evaluations_of,
     fault_table,
     number,
     stage_tables,
-    stages_of,
     unit_of,
 )
+from asyncdgl.rundir.measures import train_seconds
 from asyncdgl.rundir.reader import Run
+from asyncdgl.rundir.summary import stages_of
 
 LOG_TAIL_CHARACTERS = 4000
 RUNTIMES = {
@@ -32,6 +32,7 @@ RUNTIMES = {
 }
 ENDINGS = {
     "completed": "completed",
+    "diverged": "diverged: a loss was not finite",
     "failed": "failed",
     "interrupted": "stopped by Ctrl-C before its end",
     "terminated": "stopped by SIGTERM before its end",
@@ -40,23 +41,25 @@ ENDINGS = {
 FIGURES = {
     "learning_curves": (
         "Learning curves",
-        "Left: mean training loss of each stage over its own epochs. Right: test accuracy of each stage's head.",
+        "Above: mean training loss of each stage over its own epochs. Below: accuracy of each stage's head, and of the "
+        "ensemble of all heads.",
     ),
     "timeline": (
         "Timeline of the stages",
-        "Left: share of the training time in which each stage computed, or waited and why. Right: each pass in a short "
-        "stretch of it; thin bars are waits, their order within a gap is not recorded.",
+        "Above: share of the training time in which each stage computed, or waited and why. Below: each pass in a "
+        "short stretch of it; thin bars are waits, their order within a gap is not recorded.",
     ),
     "staleness": (
         "Staleness and reuse",
-        "How old, and how often given before, the entries were that each stage trained on.",
+        "How old, and how often given before, the entries were that each stage trained on; and the share of the "
+        "stream's mini-batches that it passed over.",
     ),
 }
 
 
-def run_document(run: Run, figures: Sequence[Path]) -> Document:
+def run_document(run: Run, figures: Sequence[Path], notes: Sequence[Text] = ()) -> Document:
     """The report of a run whose figures are drawn."""
-    status = None if run.summary is None else str(run.summary["status"])
+    status = None if run.summary is None else run.summary.status
     config = run.config
     names = dict.fromkeys(path.stem for path in figures)
     pictures = [Picture(run.path / "figures", name, *FIGURES[name]) for name in names]
@@ -76,9 +79,9 @@ def run_document(run: Run, figures: Sequence[Path]) -> Document:
     return Document(
         title=config.name,
         subtitle=f"A run of asyncdgl: {what}",
-        status=ENDINGS.get(status, status or ""),
+        status=ENDINGS[status],
         well=status == "completed",
-        notes=_notes(run, status),
+        notes=[*_notes(run, status), *notes],
         headline=_headline(run),
         sections=[section for section in sections if section.blocks],
     )
@@ -95,7 +98,7 @@ def _notes(run: Run, status: str | None) -> list[Text]:
         ]
     if status == "completed":
         return []
-    error = (run.summary or {}).get("error")
+    error = run.summary.error if run.summary is not None else None
     known = "The numbers below cover what was computed until then."
     return [Text(f"Error: {error}\n{known}" if error else known, warning=True)]
 
@@ -103,20 +106,22 @@ def _notes(run: Run, status: str | None) -> list[Text]:
 def _headline(run: Run) -> list[tuple[str, str]]:
     unit, summary = unit_of(run.config), run.summary
     if summary is None:
-        last = evaluations_of(run)[-1:]
-        rows = [(f"test accuracy after epoch {line['epoch']}", number(line["test_accuracy"][-1])) for line in last]
-        trained = max((record.end_s for record in run.trace), default=None)
-        return [*rows, (f"trained for ({unit})", number(trained, ".1f")), ("passes", str(len(run.trace)))]
+        rows = [(f"test accuracy after epoch {e.epoch}", number(e.test_accuracy[-1])) for e in run.evaluations[-1:]]
+        rows.append((f"trained for ({unit})", number(train_seconds(run.records), ".1f")))
+        return [*rows, ("passes", str(len(run.records)))]
     rows = []
     if run.config.has_tensors:
-        rows.append(("test accuracy (last stage)", number(summary.get("test_accuracy"))))
-        rows.append(("test accuracy (ensemble)", number(summary.get("ensemble_test_accuracy"))))
-    if "validation_accuracy" in summary:
-        rows.append(("validation accuracy", number(summary["validation_accuracy"])))
-    rows.append((f"training time ({unit})", number(summary.get("train_seconds"), ".1f")))
-    rows.append(("time in all (s)", number(summary.get("wall_seconds"), ".1f")))
-    if unit == "s":
-        rows.append(("images per second", number(summary.get("images_per_second"), ".0f")))
+        rows.append(("test accuracy (last stage)", number(summary.test_accuracy)))
+        rows.append(("test accuracy (ensemble)", number(summary.ensemble_test_accuracy)))
+    if summary.validation_accuracy is not None:
+        rows.append(("validation accuracy (last stage)", number(summary.validation_accuracy)))
+        rows.append(("validation accuracy (ensemble)", number(summary.ensemble_validation_accuracy)))
+    if run.config.runtime == "virtual":
+        rows.append((f"virtual time ({unit})", number(summary.train_seconds, ".1f")))
+    if run.config.runtime == "ray":
+        rows.append((f"training time ({unit})", number(summary.train_seconds, ".1f")))
+        rows.append(("time in all (s)", number(summary.wall_seconds, ".1f")))
+        rows.append(("images per second", number(summary.images_per_second, ".0f")))
     return rows
 
 
@@ -161,11 +166,11 @@ def _log_tails(folder: Path) -> list[tuple[str, str]]:
 
 def _repetition(run: Run) -> list[Block]:
     commands = "asyncdgl run --config config.yaml    # the same settings"
-    if run.config.runtime == "ray" and run.trace:
+    if run.config.runtime == "ray" and run.records:
         commands += "; which stage is faster when differs each time\n"
         commands += "asyncdgl replay .                    # the same passes, compared bit for bit"
     blocks: list[Block] = [Text("In this folder:"), Code(commands)]
-    hashes = [[str(s["stage"]), str(s["state_sha256"])] for s in stages_of(run) if s.get("state_sha256")]
+    hashes = [[str(s.stage), s.state_sha256] for s in stages_of(run) if s.state_sha256 is not None]
     if hashes:
         columns = [Column("stage"), Column("SHA-256 of its final state", words=True)]
         blocks.append(Table(columns, hashes))

@@ -8,24 +8,30 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from asyncdgl.config.defaults import merged
+from asyncdgl.config.yaml import load_yaml, parse_assignment, set_key
+from asyncdgl.errors import ConfigError, DataError
 from asyncdgl.report.document import Block, Code, Column, Document, Facts, Picture, Section, Table, Text
 from asyncdgl.report.environment import compare_environments
-from asyncdgl.report.labels import FRACTIONS, SHORT_MEASURES, measure_label
-from asyncdgl.report.sweep_figure import figure_name, figure_of
-from asyncdgl.report.tables import NOTHING, number
-from asyncdgl.rundir.reader import read_json
-from asyncdgl.rundir.records import ENVIRONMENT, SUMMARY
+from asyncdgl.report.labels import ACCURACIES, FRACTIONS, SHORT_MEASURES, measure_label
+from asyncdgl.report.series import figure_of
+from asyncdgl.report.sweep_figure import FEW_SEEDS, figure_name
+from asyncdgl.report.tables import NOTHING
+from asyncdgl.rundir.reader import read_record
+from asyncdgl.rundir.records import ENVIRONMENT, SUMMARY, Environment, Summary
 from asyncdgl.sweep.execution import FAILED
-from asyncdgl.sweep.results import MEASURES, Estimate, RunResult, SweepResults, points
+from asyncdgl.sweep.grid import flat
+from asyncdgl.sweep.measures import MEASURES
+from asyncdgl.sweep.results import RunResult, SweepResults
+from asyncdgl.sweep.tables import DIFFERENCE, shown, table_notes
 
 SWEEP_FILE = "sweep.yaml"
-ZOOM = 1.35
-INTERVAL = "Each number: mean over the seeds ± half of its 95 % interval (Student's t); sd: standard deviation."
 
 
-def sweep_document(results: SweepResults, drawn: bool) -> Document:
+def sweep_document(results: SweepResults, drawn: bool, notes: Sequence[Text] = ()) -> Document:
     """The report of a sweep whose figure is drawn, where there is one."""
     finished = [run for run in results.runs if run.summary is not None]
+    diverged = sum(run.diverged for run in results.runs)
     missing = len(results.runs) - len(finished)
     text = _sweep_file(results.path)
     sections = [
@@ -37,14 +43,16 @@ def sweep_document(results: SweepResults, drawn: bool) -> Document:
         Section("How to repeat it", _repetition(results, text)),
     ]
     return Document(
-        title=str(results.name),
+        title=results.name,
         subtitle="A sweep of asyncdgl",
         status=f"{missing} of {len(results.runs)} runs are missing" if missing else "complete",
         well=not missing,
+        notes=notes,
         headline=[
             ("points of the grid", str(len({json.dumps(run.values) for run in results.runs}))),
             ("runs (points and seeds)", str(len(results.runs))),
             ("finished", str(len(finished))),
+            *([("diverged", str(diverged))] if diverged else []),
         ],
         sections=[section for section in sections if section.blocks],
     )
@@ -67,61 +75,87 @@ def _grid(results: SweepResults, text: str) -> list[Block]:
         values = [json.loads(text) for text in _order(results)[key]]
         rows.append((key, ", ".join(_value(value) for value in values if value is not None)))
     seeds = sorted({run.seed for run in results.runs})
-    return [*blocks, Facts([*rows, ("seeds", ", ".join(map(str, seeds)))])]
+    blocks.append(Facts([*rows, ("seeds", ", ".join(map(str, seeds)))]))
+    shared = _shared_settings(results)
+    return [*blocks, Text("All runs share:"), Facts(shared)] if shared else blocks
+
+
+def _shared_settings(results: SweepResults) -> list[tuple[str, str]]:
+    """What the sweep's file and ``--set`` say of all runs; everything else is a default."""
+    path = results.path / SWEEP_FILE
+    try:
+        config = load_yaml(path, "sweep file").get("config") if path.is_file() else None
+        over: dict[str, Any] = {}
+        for assignment in results.assignments:
+            set_key(over, *parse_assignment(assignment))
+    except ConfigError:
+        return []
+    shared = flat(merged(config if isinstance(config, Mapping) else {}, over))
+    return [(key, _value(value)) for key, value in shared.items() if key not in results.columns]
 
 
 def _figure(results: SweepResults) -> list[Block]:
     chosen = figure_of(results)
     if chosen is None:
         return []
-    shown = [point for point in points(results) if chosen.y in point.estimates]
-    counts = sorted({point.estimates[chosen.y].count for point in shown})
+    drawn = [point for point in results.points if chosen.y in point.estimates]
+    found = [point.estimates[chosen.y] for point in drawn]
+    counts = sorted({estimate.count for estimate in found})
     seeds = f"{counts[0]} to {counts[-1]} seeds" if len(counts) > 1 else f"{counts[0]} seeds"
-    caption = f"Mean over {'1 seed' if counts == [1] else seeds}"
+    says = [f"Mean over {'1 seed' if counts == [1] else seeds}"]
     if counts != [1]:
-        caption += "; bars and bands are 95 % intervals of the mean (Student's t)"
-        caption += ", a point of one seed has none" if counts[0] == 1 else ""
-    caption += ". "
-    ends = [end for point in shown for end in (point.estimates[chosen.y].low, point.estimates[chosen.y].high)]
+        says[0] += "; bars and bands are 95 % intervals of the mean (Student's t)"
+        says[0] += ", a point of one seed has none" if counts[0] == 1 else ""
+    if any(1 < count < FEW_SEEDS for count in counts):
+        says.append("Small dots: the single seeds, where they are few")
+    ends = [end for estimate in found for end in (estimate.low, estimate.high)]
     if chosen.y in FRACTIONS and any(end is not None and not 0 <= end <= 1 for end in ends):
-        caption += "Intervals that would pass 0 or 1 are cut off there; the tables have them whole. "
-    if any(point.values[chosen.x] is None for point in shown):
-        caption += f"Horizontal lines: runs for which {chosen.x} means nothing. "
-    caption += "Where several bars would cover each other, points stand slightly beside their place. "
+        says.append("Intervals that would pass 0 or 1 are cut off there; the tables have them whole")
+    if any(point.values[chosen.x] is None for point in drawn):
+        says.append(f"Horizontal lines: runs for which {chosen.x} means nothing")
+    if any(point.diverged for point in drawn):
+        says.append("Hollow: some seeds diverged, and the mean is over the others")
+    says.append("Where several bars would cover each other, points stand slightly beside their place")
     missing = sum(run.summary is None for run in results.runs)
-    caption += f"{missing} of {len(results.runs)} runs are missing." if missing else ""
+    if missing:
+        says.append(f"{missing} of {len(results.runs)} runs are missing")
     title = f"{measure_label(chosen.y)} against {chosen.x}"
-    return [Picture(results.path / "figures", figure_name(results), title, caption.strip(), ZOOM)]
+    return [Picture(results.path / "figures", figure_name(results), title, ". ".join(says) + ".")]
 
 
 def _result_tables(results: SweepResults) -> list[Block]:
     chosen = figure_of(results)
-    main = list(dict.fromkeys([*([chosen.y] if chosen else []), *FRACTIONS]))
-    rest = [name for name in MEASURES if name not in main]
-    files = "Also in this folder: table.csv (every deviation and both ends of each interval), runs.csv, table.md."
-    tables: list[Block] = [_result_table(results, main, f"{INTERVAL} {files}")]
-    note = (
-        "Staleness, times given, busy (share of the time) and entries held are means over stages or buffers; batch age "
-        "and updates per time are those of the last stage."
-    )
-    return [*tables, _result_table(results, rest, note)]
+    there = [name for name in MEASURES if any(name in point.estimates for point in results.points)]
+    main = [name for name in dict.fromkeys([*([chosen.y] if chosen else []), *ACCURACIES]) if name in there]
+    rest = [name for name in there if name not in main]
+    if results.reference is not None:
+        main.insert(1, DIFFERENCE)
+    files = "Also in this folder: table.csv (every deviation and both ends of each interval), table.tex, runs.csv."
+    blocks: list[Block] = [_result_table(results, main, f"{'; '.join(table_notes(results))}. {files}")]
+    if rest:
+        note = (
+            "Staleness, times given, busy (share of the time) and entries held are means over stages or buffers; batch "
+            "age, batches never seen and updates per time are those of the last stage."
+        )
+        blocks.append(_result_table(results, rest, note))
+    return blocks
 
 
 def _result_table(results: SweepResults, names: Sequence[str], note: str) -> Table:
-    """Deviations stand beside fractions, where there is room for them."""
-    wanted, order = _seeds_wanted(results), _order(results)
-    found = sorted(points(results), key=lambda point: [order[key][json.dumps(v)] for key, v in point.values.items()])
+    order = _order(results)
+    found = sorted(results.points, key=lambda point: [order[key][json.dumps(v)] for key, v in point.values.items()])
     columns = [Column(key, words=True) for key in results.columns] + [Column("seeds")]
-    for name in names:
-        group = SHORT_MEASURES.get(name, measure_label(name))
-        columns += [Column(part, group) for part in ("mean ± 95\u00a0%", "sd")[: 2 if name in FRACTIONS else 1]]
-    rows = []
-    for point in found:
-        count, planned = len(point.seeds), wanted[json.dumps(point.values)]
-        cells = [_value(point.values[key]) for key in results.columns]
-        cells.append(str(count) if count == planned else f"{count} of {planned}")
-        rows.append(cells + [cell for name in names for cell in _cells(name, point.estimates.get(name))])
+    columns += [Column(_heading(name)) for name in names]
+    rows = [
+        [*(_value(v) for v in point.values.values()), point.seeds_in_words]
+        + [shown(point.difference if name == DIFFERENCE else point.estimates.get(name)) or NOTHING for name in names]
+        for point in found
+    ]
     return Table(columns, rows, note)
+
+
+def _heading(name: str) -> str:
+    return "less reference" if name == DIFFERENCE else SHORT_MEASURES.get(name, measure_label(name))
 
 
 def _order(results: SweepResults) -> dict[str, dict[str, int]]:
@@ -135,13 +169,6 @@ def _order(results: SweepResults) -> dict[str, dict[str, int]]:
     return order
 
 
-def _seeds_wanted(results: SweepResults) -> dict[str, int]:
-    wanted: dict[str, int] = {}
-    for run in results.runs:
-        wanted[json.dumps(run.values)] = wanted.get(json.dumps(run.values), 0) + 1
-    return wanted
-
-
 def _value(value: Any) -> str:
     """As it stands in a sweep's file."""
     return NOTHING if value is None else f"{value:g}" if isinstance(value, float) else _words(value)
@@ -149,14 +176,6 @@ def _value(value: Any) -> str:
 
 def _words(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _cells(name: str, found: Estimate | None) -> list[str]:
-    form, places = (".4f", 2) if name in FRACTIONS else (".2f", 1)
-    if found is None:
-        return [NOTHING] * places
-    interval = "" if found.high is None else f" ± {found.high - found.mean:{form}}"
-    return [f"{found.mean:{form}}{interval}", number(found.sd, form)][:places]
 
 
 def _missing(results: SweepResults) -> list[Block]:
@@ -177,13 +196,14 @@ def _missing(results: SweepResults) -> list[Block]:
 
 
 def _reason(run: RunResult) -> str:
+    if run.broken is not None:
+        return f"broken, the same sweep makes it again: {run.broken}"
     kept = run.path.parent / FAILED / run.key
     if not kept.is_dir():
         return "not made yet"
-    summary = kept / "run" / SUMMARY
     try:
-        error = json.loads(summary.read_text(encoding="utf-8")).get("error")
-    except (OSError, ValueError, AttributeError):
+        error = read_record(Summary, kept / "run" / SUMMARY).error
+    except DataError:
         error = None
     if error is None:
         lines = [line for line in _tail(kept / "output.log").splitlines() if line.strip()]
@@ -197,7 +217,9 @@ def _tail(path: Path) -> str:
 
 def _environment(finished: Sequence[RunResult]) -> list[Block]:
     paths = dict.fromkeys(run.path / ENVIRONMENT for run in finished)
-    rows, differing = compare_environments([read_json(path) if path.is_file() else {} for path in paths])
+    rows, differing = compare_environments(
+        [read_record(Environment, path) if path.is_file() else None for path in paths]
+    )
     if not rows:
         return []
     blocks: list[Block] = [Facts(rows)]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from asyncdgl.errors import DataError
-from asyncdgl.report.document import Document, html, markdown
+from asyncdgl.report.document import Document, Text, document_html, document_markdown
 from asyncdgl.report.figures import draw_figures
 from asyncdgl.report.run_page import run_document
 from asyncdgl.report.subjects import read_subject
@@ -14,7 +14,8 @@ from asyncdgl.report.sweep_figure import FORMATS, save_sweep_figure
 from asyncdgl.report.sweep_page import sweep_document
 from asyncdgl.report.tables import stages_csv
 from asyncdgl.rundir.reader import Run
-from asyncdgl.sweep.results import SweepResults, write_tables
+from asyncdgl.sweep.results import SweepResults
+from asyncdgl.sweep.tables import write_tables
 
 PAGE, NOTES, STAGES = "report.html", "report.md", "stages.csv"
 
@@ -45,16 +46,26 @@ def write_reports(folders: Sequence[Path]) -> Iterator[Path]:
 def _write(subject: Run | SweepResults) -> Path:
     if isinstance(subject, SweepResults):
         write_tables(subject)
-        document = sweep_document(subject, drawn=bool(save_sweep_figure(subject)))
+        figures, notes = _drawn(lambda: save_sweep_figure(subject))
+        document = sweep_document(subject, bool(figures), notes)
     else:
-        document = run_document(subject, draw_figures(subject, FORMATS))
+        figures, notes = _drawn(lambda: draw_figures(subject, FORMATS))
+        document = run_document(subject, figures, notes)
         _replace(subject.path / STAGES, stages_csv(subject))
     return _write_document(document, subject.path)
 
 
+def _drawn(draw: Callable[[], list[Path]]) -> tuple[list[Path], list[Text]]:
+    """The figures, or what went wrong: the numbers are worth a report without them."""
+    try:
+        return draw(), []
+    except Exception as error:  # whatever a drawing library or a font comes up with
+        return [], [Text(f"The figures can't be drawn: {type(error).__name__}: {error}", warning=True)]
+
+
 def _write_document(document: Document, folder: Path) -> Path:
-    _replace(folder / NOTES, markdown(document))
-    return _replace(folder / PAGE, html(document))
+    _replace(folder / NOTES, document_markdown(document))
+    return _replace(folder / PAGE, document_html(document))
 
 
 def _replace(path: Path, text: str) -> Path:

@@ -6,35 +6,36 @@ import os
 import platform
 import shlex
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 from asyncdgl import __version__
 from asyncdgl.config.defaults import available_cores
 from asyncdgl.config.model import RunConfig
+from asyncdgl.rundir.records import Cpu, Environment, Process
 
 PACKAGES = ("torch", "torchvision", "numpy", "ray", "scikit-learn", "pydantic")
 BIT_CHANGING_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile")
 
 
-def describe_environment(config: RunConfig, data_sha256: str | None) -> dict[str, Any]:
+def describe_environment(config: RunConfig, data_sha256: str | None, processes: Sequence[Process] = ()) -> Environment:
     """Versions, hardware, threads and the command line; no environment variables, which may hold secrets."""
-    return {
-        "asyncdgl": __version__,
-        "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
-        "platform": platform.platform(),
-        "cpu": _cpu(),
-        "cores": available_cores(),
-        "memory_bytes": psutil.virtual_memory().total,
-        "threads_per_stage": config.threads if config.ray.threads is None else list(config.ray.threads),
-        "data_sha256": data_sha256,
-        "command": shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]]),
-        "clock_offsets": {},
-    }
+    return Environment(
+        asyncdgl=__version__,
+        python=platform.python_version(),
+        packages={name: _version(name) for name in PACKAGES},
+        platform=platform.platform(),
+        cpu=_cpu(),
+        cores=available_cores(),
+        memory_bytes=psutil.virtual_memory().total,
+        threads_per_stage=config.ray.threads if isinstance(config.ray.threads, tuple) else config.threads,
+        data_sha256=data_sha256,
+        command=shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]]),
+        processes=tuple(processes),
+    )
 
 
 def _version(package: str) -> str | None:
@@ -44,7 +45,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _cpu() -> dict[str, Any]:
+def _cpu() -> Cpu:
     fields: dict[str, str] = {}
     try:
         with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
@@ -52,6 +53,6 @@ def _cpu() -> dict[str, Any]:
                 name, _, value = line.partition(":")
                 fields.setdefault(name.strip(), value.strip())
     except OSError:
-        return {"name": platform.processor(), "features": None}
+        return Cpu(name=platform.processor(), features=None)
     flags = fields.get("flags", "").split()
-    return {"name": fields.get("model name"), "features": [f for f in BIT_CHANGING_FEATURES if f in flags]}
+    return Cpu(name=fields.get("model name"), features=tuple(f for f in BIT_CHANGING_FEATURES if f in flags))

@@ -4,21 +4,37 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from asyncdgl.rundir.outcome import StageEnd
-from asyncdgl.rundir.trace import TRAIN, PassRecord, batch_age, by_stage, distribution, staleness
+from asyncdgl.rundir.records import EvaluationLine, StageSummary
+from asyncdgl.rundir.trace import (
+    TRAIN,
+    PassRecord,
+    batch_age,
+    batches_unseen,
+    by_stage,
+    distribution,
+    staleness,
+    times_sampled,
+)
 
 
 def stage_summaries(
     records: Sequence[PassRecord],
     ends: Mapping[int, StageEnd],
     train_seconds: float,
-    test_accuracy: Sequence[float | None],
-) -> list[dict[str, Any]]:
-    """The list ``stages`` of summary.json."""
+    evaluation: EvaluationLine | None = None,
+) -> tuple[StageSummary, ...]:
+    """The stages of summary.json.
+
+    Args:
+        records: the whole trace.
+        ends: what each stage said at its end, or what is known of it.
+        train_seconds: when the last pass ended.
+        evaluation: the last one.
+    """
     stages = by_stage(records)
-    summaries: list[dict[str, Any]] = []
+    summaries = []
     for number, end in sorted(ends.items()):
         passes = stages.get(number, [])
         waits: Counter[str] = Counter()
@@ -26,27 +42,35 @@ def stage_summaries(
             if record.waits:
                 waits.update(record.waits)
         busy = sum(record.end_s - record.start_s for record in passes)
-        reuse = [r.times_sampled for r in passes if r.kind == TRAIN and r.times_sampled is not None]
-        summary = {
-            "stage": number,
-            "updates": end.updates,
-            "forward_passes": end.forward_passes,
-            "epochs": end.epochs,
-            "test_accuracy": test_accuracy[number - 1],
-            "busy_fraction": busy / train_seconds if train_seconds > 0 else 0.0,
-            "wait_seconds": dict(waits),
-            "staleness": distribution(staleness(passes, stages.get(number - 1, []))),
-            "batch_age": distribution(batch_age(passes, stages.get(1, []))),
-            "times_sampled": distribution(_array(reuse)),
-            "state_sha256": end.state_sha256,
-        }
-        if end.lost_turns is not None:
-            summary["lost_turns"] = dict(end.lost_turns)
-        summaries.append(summary)
-    return summaries
+        validation = evaluation.validation_accuracy if evaluation else None
+        summaries.append(
+            StageSummary(
+                stage=number,
+                updates=end.updates,
+                forward_passes=end.forward_passes,
+                epochs=end.epochs,
+                test_accuracy=evaluation.test_accuracy[number - 1] if evaluation else None,
+                validation_accuracy=validation[number - 1] if validation else None,
+                busy_fraction=busy / train_seconds if train_seconds > 0 else 0.0,
+                wait_seconds=dict(waits),
+                staleness=distribution(staleness(passes, stages.get(number - 1, []))),
+                batch_age=distribution(batch_age(passes, stages.get(1, []))),
+                batches_unseen=batches_unseen(passes),
+                times_sampled=distribution(times_sampled(passes)),
+                lost_turns=None if end.lost_turns is None else dict(end.lost_turns),
+                state_sha256=end.state_sha256,
+            )
+        )
+    return tuple(summaries)
 
 
-def _array(values: Sequence[int]) -> Any:
-    import numpy as np
+def train_seconds(records: Sequence[PassRecord]) -> float:
+    """When the last pass ended."""
+    return max((record.end_s for record in records), default=0.0)
 
-    return np.array(values, np.int64)
+
+def images_per_second(records: Sequence[PassRecord], last_stage: int, batch_size: int) -> float | None:
+    """Images that the whole network learned from: the last stage's updates x batch / train_seconds."""
+    seconds = train_seconds(records)
+    updates = sum(record.stage == last_stage and record.kind == TRAIN for record in records)
+    return batch_size * updates / seconds if seconds else None

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-from asyncdgl.observer import Line
+from asyncdgl.rundir.records import BufferSummary, EvaluationLine, Process
 
 
 @dataclass(frozen=True)
@@ -34,12 +33,12 @@ class Outcome:
 
     Attributes:
         ends: what each stage reported at its end.
-        buffers: the list ``buffers`` of summary.json.
-        evaluation: the last evaluation.
-        processes: the Ray runtime's processes, for environment.json.
+        buffers: the books of each buffer.
+        evaluation: the last one.
+        processes: of the Ray runtime.
     """
 
     ends: dict[int, StageEnd]
-    buffers: list[Line]
-    evaluation: dict[str, dict[str, Any]] | None
-    processes: list[Line] = field(default_factory=list)
+    buffers: list[BufferSummary]
+    evaluation: EvaluationLine | None
+    processes: list[Process] = field(default_factory=list)

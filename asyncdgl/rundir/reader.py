@@ -2,77 +2,185 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from asyncdgl.config.model import RunConfig
 from asyncdgl.config.yaml import load_yaml, parse_config
-from asyncdgl.errors import DataError
-from asyncdgl.rundir.records import CONFIG, ENVIRONMENT, METRICS, SUMMARY, TRACE
+from asyncdgl.errors import ConfigError, DataError
+from asyncdgl.rundir.records import (
+    CONFIG,
+    ENVIRONMENT,
+    METRICS,
+    SUMMARY,
+    TRACE,
+    Environment,
+    EpochLine,
+    EvaluationLine,
+    MetricsLine,
+    Summary,
+)
 from asyncdgl.rundir.trace import PassRecord, by_stage, read_trace
 
+if TYPE_CHECKING:
+    import pandas as pd
 
-@dataclass(frozen=True)
+NAMES: dict[type[BaseModel], str] = {Summary: "a summary", Environment: "an environment"}
+
+Record = TypeVar("Record", bound=BaseModel)
+_METRICS_LINE: TypeAdapter[EpochLine | EvaluationLine] = TypeAdapter(MetricsLine)
+
+
 class Run:
-    """What a run left behind. ``summary`` is None where the run was killed."""
+    """What a run left behind.
 
-    path: Path
-    config: RunConfig
-    environment: dict[str, Any]
-    metrics: list[dict[str, Any]]
-    trace: list[PassRecord]
-    summary: dict[str, Any] | None
+    Args:
+        path: its directory.
+        config: everything resolved.
+        environment: None where the run was killed before it was written.
+        summary: None where the run was killed.
+        lines: of metrics.jsonl.
+        records: of the trace; None to read them when they are asked for.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        config: RunConfig,
+        environment: Environment | None,
+        summary: Summary | None,
+        lines: Sequence[EpochLine | EvaluationLine],
+        records: Sequence[PassRecord] | None = None,
+    ) -> None:
+        self.path = path
+        self.config = config
+        self.environment = environment
+        self.summary = summary
+        self.lines = list(lines)
+        if records is not None:
+            self.__dict__["records"] = list(records)  # where cached_property looks
+
+    @property
+    def epochs(self) -> list[EpochLine]:
+        """Each stage's own epochs, in the order in which they were completed."""
+        return [line for line in self.lines if isinstance(line, EpochLine)]
+
+    @property
+    def evaluations(self) -> list[EvaluationLine]:
+        """Every use of the test set, in order."""
+        return [line for line in self.lines if isinstance(line, EvaluationLine)]
+
+    @cached_property
+    def records(self) -> list[PassRecord]:
+        """The lines of the trace, as they stand there.
+
+        Raises:
+            DataError: the trace is broken.
+        """
+        path = self.path / TRACE
+        return list(read_trace(path)) if path.is_file() else []
 
     @cached_property
     def passes(self) -> dict[int, list[PassRecord]]:
         """The passes of each stage, in the order in which it made them."""
-        return by_stage(self.trace)
+        return by_stage(self.records)
+
+    def trace(self) -> pd.DataFrame:
+        """A row for each pass, with the fields of ``PassRecord``; waits as columns ``wait_<reason>`` (0 if none)."""
+        import pandas as pd
+
+        frame = pd.DataFrame(self.records, columns=PassRecord._fields)
+        for name in ("source_incarnation", "source_step", "source_update", "times_sampled"):
+            frame[name] = frame[name].astype("Int64")  # stage 1 has none
+        for name in ("sampled_s", "loss"):
+            frame[name] = frame[name].astype("float64")
+        waits = frame.pop("waits")
+        for reason in sorted({reason for of_pass in waits for reason in of_pass}):
+            frame[f"wait_{reason}"] = [of_pass.get(reason, 0.0) for of_pass in waits]
+        return frame
+
+    def metrics(self) -> pd.DataFrame:
+        """A row for each measure of each stage at each of its epochs, and of each head at each evaluation.
+
+        Columns: ``kind`` (``epoch`` or ``evaluation``), ``epoch`` (the stage's own; of an evaluation the slowest
+        stage's), ``stage``, ``end_s`` (in the run's unit of time), ``loss``, ``accuracy`` and ``lr`` of an epoch,
+        and ``test_accuracy``, ``test_ensemble_accuracy`` (of heads 1 to this one), ``test_loss`` and the same of
+        ``validation`` of an evaluation.
+        """
+        import pandas as pd
+
+        rows = [line.model_dump() for line in self.epochs]
+        for line in self.evaluations:
+            values = {name: value for name, value in line if isinstance(value, tuple)}
+            shared = {"kind": line.kind, "epoch": line.epoch, "end_s": line.end_s, "final": line.final}
+            rows += [
+                {**shared, "stage": head + 1, "weights_epoch": line.epochs[head]}
+                | {name: of_heads[head] for name, of_heads in values.items() if name != "epochs"}
+                for head in range(len(line.test_accuracy))
+            ]
+        return pd.DataFrame(rows)
 
 
 def read_run(path: Path) -> Run:
-    """Read a run directory.
+    """Read a run directory; its trace is read when it is asked for.
 
     Raises:
         DataError: the folder is no run directory, or a file in it is broken.
     """
     if not (path / CONFIG).is_file():
         raise DataError(f"{path} is no run directory: it has no {CONFIG}")
-    metrics, trace, summary, environment = path / METRICS, path / TRACE, path / SUMMARY, path / ENVIRONMENT
-    return Run(
+    try:
+        config = parse_config(load_yaml(path / CONFIG))
+    except ConfigError as error:
+        place = f"{path / CONFIG}: "
+        raise DataError(place + "; ".join(error.problems).replace(f"config file {place}", "")) from None
+    run = Run(
         path=path,
-        config=parse_config(load_yaml(path / CONFIG)),
-        environment=read_json(environment) if environment.is_file() else {},
-        metrics=whole_lines(metrics) if metrics.is_file() else [],
-        trace=list(read_trace(trace)) if trace.is_file() else [],
-        summary=read_json(summary) if summary.is_file() else None,
+        config=config,
+        environment=read_record(Environment, path / ENVIRONMENT) if (path / ENVIRONMENT).is_file() else None,
+        summary=read_record(Summary, path / SUMMARY) if (path / SUMMARY).is_file() else None,
+        lines=_read_metrics(path / METRICS) if (path / METRICS).is_file() else [],
     )
+    heads = config.trained_stages
+    if any(len(line.test_accuracy) != heads for line in run.evaluations):
+        raise DataError(f"{path / METRICS}: an evaluation has not the accuracies of {heads} heads")
+    return run
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
+def read_record(record: type[Record], path: Path) -> Record:
+    """What a file of a run directory holds.
 
     Raises:
-        DataError: there is none in it.
+        DataError: something else; the message names the first key that is wrong.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise DataError(f"{path}: not readable as JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise DataError(f"{path}: expected a JSON object")
-    return value
+        return record.model_validate_json(path.read_bytes(), strict=True)
+    except ValidationError as error:
+        raise DataError(f"{path}: not {NAMES[record]} of a run: {first_problem(error)}") from None
+    except OSError as error:
+        raise DataError(f"{path}: not readable: {error.strerror or error}") from None
 
 
-def whole_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file of JSON lines, without one that a kill cut short."""
+def first_problem(error: ValidationError) -> str:
+    """The first key that is wrong, and how many more are."""
+    problems = error.errors()
+    place = ".".join(map(str, problems[0]["loc"]))
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return f"{place + ': ' if place else ''}{problems[0]['msg']}{more}"
+
+
+def _read_metrics(path: Path) -> list[EpochLine | EvaluationLine]:
+    """The lines of metrics.jsonl, without one that a kill cut short."""
     lines = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), 1):
-        if line.endswith("\n"):
-            try:
-                lines.append(json.loads(line))
-            except ValueError:
-                raise DataError(f"{path}, line {number}: not a line of JSON") from None
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if line.endswith(b"\n"):
+                try:
+                    lines.append(_METRICS_LINE.validate_json(line, strict=True))
+                except ValidationError as error:
+                    raise DataError(f"{path}, line {number}: not a line of metrics: {first_problem(error)}") from None
     return lines

@@ -2,62 +2,75 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from asyncdgl.config.model import RunConfig
-from asyncdgl.rundir.measures import stage_summaries
+from asyncdgl.rundir.measures import images_per_second, stage_summaries, train_seconds
 from asyncdgl.rundir.outcome import Outcome, StageEnd
-from asyncdgl.rundir.trace import FORWARD, TRAIN, PassRecord, by_stage
+from asyncdgl.rundir.reader import Run
+from asyncdgl.rundir.records import StageSummary, Status, Summary
+from asyncdgl.rundir.trace import FORWARD, TRAIN, PassRecord
 from asyncdgl.rundir.writer import RunWriter
 
 
 def make_summary(
-    config: RunConfig, writer: RunWriter, outcome: Outcome | None, status: str, error: str | None, wall_seconds: float
-) -> dict[str, Any]:
+    config: RunConfig,
+    writer: RunWriter,
+    outcome: Outcome | None,
+    status: Status,
+    error: str | None,
+    wall_seconds: float,
+) -> Summary:
     """The content of summary.json.
 
     Args:
         config: the run.
         writer: whose trace decides: the measures come from what stands there, and from nothing else.
         outcome: what the runtime handed back; None where it had not begun.
-        status: ``completed``, ``interrupted``, ``terminated`` or ``failed``.
-        error: why it failed.
+        status: how the run ended.
+        error: why it failed or diverged.
         wall_seconds: of the whole run, start-up included.
     """
-    records = writer.records
-    last = config.trained_stages
-    seconds = max((r.end_s for r in records), default=0.0)
-    evaluation = outcome.evaluation["test"] if outcome is not None and outcome.evaluation is not None else None
-    accuracy = evaluation["accuracy"] if evaluation else [None] * last
-    images = config.batch_size * sum(r.stage == last and r.kind == TRAIN for r in records)
-    ends = dict(outcome.ends) if outcome else {}
-    if records and len(ends) < last:
-        passes = by_stage(records)
-        ends.update({j: _end_from_trace(j, passes.get(j, []), writer) for j in range(1, last + 1) if j not in ends})
-    summary: dict[str, Any] = {
-        "status": status,
-        "algorithm": config.algorithm,
-        "runtime": config.runtime,
-        "test_accuracy": accuracy[-1],
-        "ensemble_test_accuracy": evaluation["ensemble_accuracy"][-1] if evaluation else None,
-        "wall_seconds": wall_seconds,
-        "train_seconds": seconds,
-        "images_per_second": images / seconds if seconds and config.time_unit == "seconds" else 0.0,
-        "stages": stage_summaries(records, ends, seconds, accuracy),
-        "buffers": outcome.buffers if outcome else [],
-        "faults": [],
-    }
-    if config.runtime == "virtual":
-        summary["time_unit"] = config.time_unit
-    if outcome is not None and outcome.evaluation is not None and "validation" in outcome.evaluation:
-        summary["validation_accuracy"] = outcome.evaluation["validation"]["accuracy"][-1]
-    if error is not None:
-        summary["error"] = error
-    return summary
+    run, records = writer.as_run(config), writer.records
+    evaluation = outcome.evaluation if outcome is not None else None
+    ends = ends_from_trace(run) if records else {}
+    ends.update(outcome.ends if outcome is not None else {})
+    validation = evaluation.validation_accuracy if evaluation else None
+    validation_ensemble = evaluation.validation_ensemble_accuracy if evaluation else None
+    return Summary(
+        status=status,
+        error=error,
+        algorithm=config.algorithm,
+        runtime=config.runtime,
+        time_unit=config.time_unit,
+        test_accuracy=evaluation.test_accuracy[-1] if evaluation else None,
+        ensemble_test_accuracy=evaluation.test_ensemble_accuracy[-1] if evaluation else None,
+        validation_accuracy=validation[-1] if validation else None,
+        ensemble_validation_accuracy=validation_ensemble[-1] if validation_ensemble else None,
+        wall_seconds=wall_seconds,
+        train_seconds=train_seconds(records),
+        # Elsewhere the stages take turns on the same cores, or their time is not the machine's.
+        images_per_second=(
+            images_per_second(records, config.trained_stages, config.batch_size) if config.runtime == "ray" else None
+        ),
+        stages=stage_summaries(records, ends, train_seconds(records), evaluation),
+        buffers=tuple(outcome.buffers) if outcome is not None else (),
+    )
 
 
-def _end_from_trace(stage: int, passes: list[PassRecord], writer: RunWriter) -> StageEnd:
-    """What is known of a stage that could not say it itself."""
-    kinds = [r.kind for r in passes]
-    epochs = [line["epoch"] for line in writer.metrics() if line["kind"] == "epoch" and line["stage"] == stage]
-    return StageEnd(kinds.count(TRAIN), kinds.count(FORWARD), max(epochs, default=0), None)
+def stages_of(run: Run) -> tuple[StageSummary, ...]:
+    """The stages of a run's summary; for a run without one, what its trace and metrics say."""
+    if run.summary is not None:
+        return run.summary.stages
+    last = run.evaluations[-1] if run.evaluations else None
+    return stage_summaries(run.records, ends_from_trace(run), train_seconds(run.records), last)
+
+
+def ends_from_trace(run: Run) -> dict[int, StageEnd]:
+    """What is known of stages that could not say it themselves."""
+    epochs = {line.stage: line.epoch for line in run.epochs}
+    stages = range(1, run.config.trained_stages + 1)
+    return {j: _end(run.passes.get(j, []), epochs.get(j, 0)) for j in stages}
+
+
+def _end(passes: list[PassRecord], epochs: int) -> StageEnd:
+    kinds = [record.kind for record in passes]
+    return StageEnd(kinds.count(TRAIN), kinds.count(FORWARD), epochs, None)

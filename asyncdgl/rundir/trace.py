@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from asyncdgl.errors import DataError
+from asyncdgl.rundir.records import Distribution
 
 if TYPE_CHECKING:
     import numpy as np
@@ -139,13 +140,35 @@ def staleness(passes: Sequence[PassRecord], producer: Sequence[PassRecord]) -> N
 
 
 def batch_age(passes: Sequence[PassRecord], first_stage: Sequence[PassRecord]) -> NDArray[np.int64]:
-    """How many batches stage 1 was ahead of the one that a training pass used, when that was sampled."""
+    """How many mini-batches stage 1 was ahead of the one that a training pass used, when that was sampled.
+
+    The number of the newest batch that stage 1 had completed, less that of the batch used. Newest is the last one that
+    it completed: with ``sequential-dgl`` the stream begins again for each stage.
+    """
     import numpy as np
 
-    ends = np.array(sorted(r.end_s for r in first_stage))
+    made = sorted((r.end_s, r.batch) for r in first_stage)
     read = [r for r in passes if r.kind == TRAIN and r.sampled_s is not None]
-    made = np.searchsorted(ends, np.array([r.sampled_s for r in read], np.float64), side="right").astype(np.int64)
-    return made - 1 - np.array([r.batch for r in read], np.int64)
+    completed = np.searchsorted(
+        np.array([end for end, _ in made], np.float64), np.array([r.sampled_s for r in read], np.float64), side="right"
+    ).tolist()
+    return np.array([made[n - 1][1] - r.batch for r, n in zip(read, completed, strict=True) if n], np.int64)
+
+
+def batches_unseen(passes: Sequence[PassRecord]) -> float | None:
+    """Of the stream's batches numbered up to the newest that a stage trained on, the share that it never trained on.
+
+    None where it trained on nothing.
+    """
+    seen = {r.batch for r in passes if r.kind == TRAIN}
+    return 1 - len(seen) / (max(seen) + 1) if seen else None
+
+
+def times_sampled(passes: Sequence[PassRecord]) -> NDArray[np.int64]:
+    """How often the entry of each training pass had been given, that time included."""
+    import numpy as np
+
+    return np.array([r.times_sampled for r in passes if r.kind == TRAIN and r.times_sampled is not None], np.int64)
 
 
 def overlap(one: Sequence[PassRecord], other: Sequence[PassRecord]) -> float:
@@ -162,15 +185,15 @@ def overlap(one: Sequence[PassRecord], other: Sequence[PassRecord]) -> float:
     return total
 
 
-def distribution(values: NDArray[Any]) -> dict[str, float | None]:
+def distribution(values: NDArray[Any]) -> Distribution:
     """Mean, median, 95th percentile and maximum, or None of each where there is nothing."""
     import numpy as np
 
     if len(values) == 0:
-        return {"mean": None, "p50": None, "p95": None, "max": None}
-    return {
-        "mean": float(np.mean(values)),
-        "p50": float(np.percentile(values, 50)),
-        "p95": float(np.percentile(values, 95)),
-        "max": float(np.max(values)),
-    }
+        return Distribution()
+    return Distribution(
+        mean=float(np.mean(values)),
+        p50=float(np.percentile(values, 50)),
+        p95=float(np.percentile(values, 95)),
+        max=float(np.max(values)),
+    )

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+
+from pydantic import BaseModel
 
 from asyncdgl.config.model import RunConfig
 from asyncdgl.config.yaml import dump_config
 from asyncdgl.errors import ConfigError
-from asyncdgl.rundir.reader import Run, whole_lines
-from asyncdgl.rundir.records import CONFIG, ENVIRONMENT, METRICS, SUMMARY, TRACE
+from asyncdgl.rundir.reader import Run
+from asyncdgl.rundir.records import (
+    CONFIG,
+    ENVIRONMENT,
+    METRICS,
+    SUMMARY,
+    TRACE,
+    Environment,
+    EpochLine,
+    EvaluationLine,
+    Summary,
+)
 from asyncdgl.rundir.trace import PassRecord
 
 
@@ -68,18 +78,20 @@ class RunWriter:
         self._trace = (path / TRACE).open("a", encoding="utf-8")
         self.records: list[PassRecord] = []
         """What stands in trace.jsonl, so that nobody needs to read it back."""
+        self.lines: list[EpochLine | EvaluationLine] = []
+        """The same of metrics.jsonl."""
 
     def write_config(self, config: RunConfig) -> None:
         """config.yaml: ``asyncdgl run --config`` repeats the settings."""
         self._replace(CONFIG, dump_config(config))
 
-    def write_environment(self, environment: Mapping[str, Any]) -> None:
+    def write_environment(self, environment: Environment) -> None:
         """environment.json: what the bits of a run depend on besides its configuration."""
-        self._replace(ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
+        self._replace(ENVIRONMENT, _text(environment))
 
-    def write_summary(self, summary: Mapping[str, Any]) -> None:
+    def write_summary(self, summary: Summary) -> None:
         """summary.json, after all lines before it."""
-        self._replace(SUMMARY, json.dumps(summary, indent=2) + "\n")
+        self._replace(SUMMARY, _text(summary))
 
     def write_log(self, name: str, text: str) -> Path:
         """logs/<name>: the tail of a process's log where it failed."""
@@ -94,10 +106,11 @@ class RunWriter:
         self._trace.flush()
         self.records.extend(records)
 
-    def metric(self, line: Mapping[str, Any]) -> None:
+    def metric(self, line: EpochLine | EvaluationLine) -> None:
         """A line of metrics.jsonl."""
-        self._metrics.write(json.dumps(line) + "\n")
+        self._metrics.write(line.model_dump_json() + "\n")
         self._metrics.flush()
+        self.lines.append(line)
 
     def _replace(self, name: str, text: str) -> None:
         """Whole or not at all: a reader never meets half a file."""
@@ -105,15 +118,15 @@ class RunWriter:
         part.write_text(text, encoding="utf-8")
         part.replace(self.path / name)
 
-    def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl so far."""
-        return whole_lines(self.path / METRICS)
-
     def close(self) -> None:
         """Nothing more to write."""
         self._metrics.close()
         self._trace.close()
 
     def as_run(self, config: RunConfig) -> Run:
-        """What a reader of the directory would find, for the figures."""
-        return Run(self.path, config, {}, self.metrics(), self.records, None)
+        """What a reader of the directory would find in its lines."""
+        return Run(self.path, config, None, None, self.lines, self.records)
+
+
+def _text(record: BaseModel) -> str:
+    return record.model_dump_json(indent=2) + "\n"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import secrets
 import shutil
@@ -19,12 +18,17 @@ from typing import Protocol
 import psutil
 
 from asyncdgl.config.yaml import dump_config
+from asyncdgl.errors import DataError
 from asyncdgl.on_ray.guardian import start_guardian
-from asyncdgl.rundir.records import SUMMARY
+from asyncdgl.rundir.reader import read_record
+from asyncdgl.rundir.records import SUMMARY, Status, Summary
 from asyncdgl.sweep.grid import SweepRun
 
 MARK = "ASYNCDGL_SWEEP"
 WORK, FAILED = "work", "failed"
+FINISHED = ("completed", "diverged")
+"""Ends of a run that are its result: the same settings would come to it again."""
+
 POLL_S = 0.1
 STOP_S = 8.0
 
@@ -43,9 +47,31 @@ class RunStore:
         """Where the finished run is."""
         return self.path / key
 
+    def summary(self, key: str) -> Summary | None:
+        """Of a finished run; None where there is none, or what is there is broken: that run is made again."""
+        try:
+            return self._read(self.run_dir(key))
+        except DataError:
+            return None
+
+    def broken(self, key: str) -> str | None:
+        """What is wrong with what lies in the run's place; None where it is whole, or nothing is there."""
+        folder = self.run_dir(key)
+        try:
+            whole = self._read(folder) is not None
+        except DataError as error:
+            return str(error)
+        return None if whole or not folder.exists() else f"{folder}: no whole run"
+
+    @staticmethod
+    def _read(folder: Path) -> Summary | None:
+        path = folder / SUMMARY
+        summary = read_record(Summary, path) if path.is_file() else None
+        return summary if summary is not None and summary.status in FINISHED else None
+
     def has(self, key: str) -> bool:
         """Whether the run is finished."""
-        return (self.run_dir(key) / SUMMARY).is_file()
+        return self.summary(key) is not None
 
     def begin(self, run: SweepRun) -> Path:
         """A fresh folder to make a run in, with its config.yaml; the run directory will be ``run`` in it."""
@@ -55,22 +81,29 @@ class RunStore:
         (folder / "config.yaml").write_text(dump_config(run.config), encoding="utf-8")
         return folder
 
-    def keep(self, folder: Path, key: str) -> bool:
-        """Move a run that has ended to its place if it is complete; otherwise to ``failed``, for a look at it."""
-        summary = folder / "run" / SUMMARY
-        if summary.is_file() and json.loads(summary.read_text())["status"] == "completed":
+    def keep(self, folder: Path, key: str) -> Status | None:
+        """Move a run that has ended to its place if it is finished; otherwise to ``failed``, for a look at it.
+
+        Returns:
+            How a finished run ended; None of one that failed or was stopped.
+        """
+        try:
+            ended = self._read(folder / "run")
+        except DataError:
+            ended = None
+        if ended is not None:
             if not self.has(key):
-                shutil.rmtree(self.run_dir(key), ignore_errors=True)  # half a run, which no sweep left there
+                shutil.rmtree(self.run_dir(key), ignore_errors=True)  # half a run, or a broken one
             with contextlib.suppress(OSError):  # another sweep was quicker: the same bits
                 (folder / "run").rename(self.run_dir(key))
             shutil.rmtree(folder)
             shutil.rmtree(self.path / FAILED / key, ignore_errors=True)
-            return True
+            return ended.status
         kept = self.path / FAILED / key
         shutil.rmtree(kept, ignore_errors=True)
         kept.parent.mkdir(exist_ok=True)
         folder.rename(kept)
-        return False
+        return None
 
     def tidy(self) -> None:
         """Remove what sweeps that live no more left unfinished."""
@@ -118,10 +151,10 @@ class LocalJob:
 
 @dataclass(frozen=True)
 class Finished:
-    """A run that has ended: whether it is complete, how long it took, and where it or what is left of it is."""
+    """A run that has ended: how (None: it failed), how long it took, and where it or what is left of it is."""
 
     run: SweepRun
-    completed: bool
+    status: Status | None
     seconds: float
     path: Path
 
@@ -172,9 +205,9 @@ def execute(
                 if job.poll() is None:
                     continue
                 del under_way[key]
-                completed = store.keep(folder, key)
-                path = store.run_dir(key) if completed else store.path / FAILED / key
-                on_end(Finished(run, completed, time.monotonic() - began, path))
+                status = store.keep(folder, key)
+                path = store.run_dir(key) if status is not None else store.path / FAILED / key
+                on_end(Finished(run, status, time.monotonic() - began, path))
             time.sleep(POLL_S)
     finally:
         for _, job, _, _ in under_way.values():

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from asyncdgl import __version__
 from asyncdgl.config.defaults import Tree, lookup, merged
 from asyncdgl.config.messages import readable
 from asyncdgl.config.model import RunConfig
@@ -22,10 +20,11 @@ from asyncdgl.config.setting import applies
 from asyncdgl.config.yaml import load_yaml, parse_config, set_key
 from asyncdgl.errors import ConfigError
 from asyncdgl.plan.machine import on_this_machine
+from asyncdgl.sweep.identity import DataHashes, Progress, run_key
+from asyncdgl.sweep.measures import MEASURES
 
 Value = Any
-DIGITS = 16
-"""Of a run's hash in the name of its folder: too many for two runs to share one by chance."""
+Inches = Annotated[float, Field(gt=0, le=40, allow_inf_nan=False)]
 
 
 class _Part(BaseModel):
@@ -45,9 +44,23 @@ class FigureConfig(_Part):
 
     x: str = Field(description="dotted key along the horizontal axis")
     y: str = Field(default="test_accuracy", description="measure along the vertical axis")
-    log_x: bool = Field(default=False, description="whether the horizontal axis is logarithmic")
+    facets: str | None = Field(default=None, description="dotted key: a panel for each of its values")
+    log_x: bool | None = Field(
+        default=None, description="whether the horizontal axis is logarithmic; null: where its values span a decade"
+    )
     x_label: str | None = Field(default=None, description="of the horizontal axis")
     y_label: str | None = Field(default=None, description="of the vertical axis")
+    title: str | None = Field(default=None, description="above the figure; null for none")
+    size: Annotated[tuple[Inches, Inches], Field(description="inches")] | Literal["column", "page"] | None = Field(
+        default=None, description="width and height in inches, or column (3.5) or page (7.0); null: by what is in it"
+    )
+
+
+class Reference(_Part):
+    """The point of the grid that each point is compared with, seed by seed, and in what."""
+
+    measure: str = "test_accuracy"
+    values: dict[str, Any] = {}
 
 
 class SweepConfig(GridPart):
@@ -57,7 +70,9 @@ class SweepConfig(GridPart):
     also: list[GridPart] = Field(default=[], description="more grids; each adds to the settings above")
     figure: FigureConfig | None = Field(default=None, description="the figure; by default the first numeric key")
     reference: dict[str, Any] = Field(
-        default={}, description="keys and values of the point that each point is compared with, seed by seed"
+        default={},
+        description="keys and values of the point that each point is compared with, seed by seed; measure: in what "
+        "(default test_accuracy)",
     )
 
 
@@ -85,7 +100,7 @@ class Sweep:
     name: str
     runs: list[SweepRun]
     figure: FigureConfig | None
-    reference: dict[str, Value]
+    reference: Reference | None
 
     @property
     def columns(self) -> list[str]:
@@ -98,23 +113,27 @@ class Sweep:
         return list({run.key: run for run in self.runs}.values())
 
 
-def load_sweep(path: Path, over: Mapping[str, Any] = MappingProxyType({})) -> Sweep:
+def plan_sweep(
+    path: Path, over: Mapping[str, Any] = MappingProxyType({}), on_progress: Progress | None = None
+) -> Sweep:
     """Read the file of a sweep and check every run of it.
 
     Args:
         path: the file.
         over: settings that all runs share, over those of the file.
+        on_progress: is told how many images of how many are decoded, where data must be.
 
     Raises:
         ConfigError: with every problem found; those of a run name its point of the grid.
+        DataError: the images of a run can't be read.
     """
     tree = load_yaml(path, "sweep file")
     try:
         sweep = SweepConfig.model_validate({"name": path.stem, **tree})
     except ValidationError as error:
         raise ConfigError([f"sweep file {path}: {line}" for line in readable(error, SweepConfig)]) from None
-    own = {*sweep.grid, *(key for part in sweep.also for key in [*part.grid, *_flat(part.config)])}
-    beaten = [key for key in _flat(over) if key in own]
+    own = {*sweep.grid, *(key for part in sweep.also for key in [*part.grid, *flat(part.config)])}
+    beaten = [key for key in flat(over) if key in own]
     if beaten:
         raise ConfigError([f"sweep file {path}: --set {key}: a grid of the file sets it, too" for key in beaten])
     sweep = sweep.model_copy(update={"config": merged(sweep.config, over)})
@@ -123,19 +142,40 @@ def load_sweep(path: Path, over: Mapping[str, Any] = MappingProxyType({})) -> Sw
         raise ConfigError(f"sweep file {path}: no runs: give grid, seeds or also")
     configs = _check_all(points, path)
     keys = _columns([point.given for point in points], configs)
+    reference = _reference(sweep.reference, keys, configs, path)
+    data = DataHashes(on_progress)
     runs: dict[tuple[str, int], SweepRun] = {}
     for point, config in zip(points, configs, strict=True):
         values = {key: _value(config, key) for key in keys}
-        run = SweepRun(values, point.seed, config, run_key(config))
+        run = SweepRun(values, point.seed, config, run_key(config, data.of(config)))
         if runs.setdefault((json.dumps(values), point.seed), run).key != run.key:
             raise ConfigError(
                 f"sweep file {path}: two runs can't be told apart: {values}, seed {point.seed}; "
                 "delay profiles in the file need a name of their own each"
             )
-    for key, value in sweep.reference.items():
-        if key not in keys or all(run.values[key] != value for run in runs.values()):
-            raise ConfigError(f"sweep file {path}: reference: no run has {key} = {value!r}")
-    return Sweep(sweep.name, list(runs.values()), sweep.figure, sweep.reference)
+    return Sweep(sweep.name, list(runs.values()), sweep.figure, reference)
+
+
+def _reference(
+    given: Mapping[str, Any], keys: Sequence[str], configs: Sequence[RunConfig], path: Path
+) -> Reference | None:
+    if not given:
+        return None
+    reference = Reference(
+        measure=given.get("measure", "test_accuracy"), values={k: v for k, v in given.items() if k != "measure"}
+    )
+    problems = [
+        f"no run has {key} = {value!r}"
+        for key, value in reference.values.items()
+        if key not in keys or all(_value(config, key) != value for config in configs)
+    ]
+    if reference.measure not in MEASURES:
+        problems.append(f"measure must be one of {', '.join(MEASURES)}; got {reference.measure}")
+    if not reference.values:
+        problems.append("it names no key of the point to compare with")
+    if problems:
+        raise ConfigError([f"sweep file {path}: reference: {problem}" for problem in problems])
+    return reference
 
 
 @dataclass(frozen=True)
@@ -168,19 +208,19 @@ def _points(sweep: SweepConfig, part: GridPart, path: Path) -> list[_Point]:
                     set_key(tree, key, copy.deepcopy(value))
                 except ConfigError as error:
                     raise ConfigError(f"sweep file {path}: {key}={value}: {error}") from None
-            points.append(_Point(tree, {**(_flat(part.config) if own else {}), **chosen}, seed))
+            points.append(_Point(tree, {**(flat(part.config) if own else {}), **chosen}, seed))
     return points
 
 
-def _flat(tree: Mapping[str, Any], before: str = "") -> dict[str, Value]:
+def flat(tree: Mapping[str, Any], before: str = "") -> dict[str, Value]:
     """Nested settings as dotted keys; a delay profile is one value."""
-    flat: dict[str, Value] = {}
+    found: dict[str, Value] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping) and f"{before}{key}" != "delays.profile":
-            flat.update(_flat(value, f"{before}{key}."))
+            found.update(flat(value, f"{before}{key}."))
         else:
-            flat[before + key] = value
-    return flat
+            found[before + key] = value
+    return found
 
 
 def _check_all(points: Sequence[_Point], path: Path) -> list[RunConfig]:
@@ -210,27 +250,3 @@ def _value(config: RunConfig, key: str) -> Value:
     if key == "delays.profile":
         return config.profile.name
     return lookup(config.model_dump(mode="json"), key, None)
-
-
-def run_key(config: RunConfig) -> str:
-    """The name under which a run is kept: a hash of all that decides what it computes, and of the package's version.
-
-    Names decide nothing, and a delay profile is taken for what it does: `slow_stage2` with S = 1 is `none`.
-    """
-    tree: dict[str, Any] = config.model_dump(mode="json", exclude={"name", "delays", "ray", "virtual", "pace"})
-    profile = config.profile
-    if config.runtime != "sim":
-        tree["pace"] = config.pace
-    if config.runtime == "ray" and config.ray.threads is not None:
-        tree["ray_threads"] = config.ray.threads
-    if config.runtime == "virtual":
-        tree["virtual"] = config.virtual.model_dump(mode="json")
-    stages = range(1, config.trained_stages + 1)
-    tree["delays"] = {
-        "stages": [profile.stage(j).model_dump(mode="json") for j in stages],
-        "links": [profile.link(j).model_dump(mode="json") for j in stages[:-1]],
-        "unit": profile.unit if profile.lengths_in_use(config.stages) else None,
-        "window": profile.window if config.runtime != "sim" else None,
-    }
-    text = json.dumps({"asyncdgl": __version__, "config": tree}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]

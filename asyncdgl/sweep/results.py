@@ -1,67 +1,109 @@
-"""The results of a sweep as tables: a row for each run, and for each point of the grid the mean over its seeds."""
+"""A sweep's folder, read: the runs that are finished, and each point of the grid as an estimate over its seeds."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import math
-import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from asyncdgl.errors import DataError
-from asyncdgl.rundir.records import SUMMARY
+from asyncdgl.rundir.reader import first_problem
+from asyncdgl.rundir.records import Summary
 from asyncdgl.sweep.execution import RunStore
-from asyncdgl.sweep.grid import FigureConfig, Sweep
+from asyncdgl.sweep.grid import FigureConfig, Reference, Sweep
+from asyncdgl.sweep.identity import differing
+from asyncdgl.sweep.measures import Estimate, estimate, measured
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 INDEX = "sweep.json"
-CONFIDENCE = 0.95
-
-Summary = Mapping[str, Any]
-Measure = Callable[[Summary], float | None]
 
 
-def _over_stages(values: Iterable[float | None]) -> float | None:
-    there = [value for value in values if value is not None]
-    return statistics.fmean(there) if there else None
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-def _updates_per_time(summary: Summary) -> float | None:
-    seconds: float = summary["train_seconds"]
-    return summary["stages"][-1]["updates"] / seconds if seconds else None
+class IndexedRun(_Record):
+    """One run in sweep.json."""
+
+    values: dict[str, Any]
+    seed: int
+    key: str
 
 
-MEASURES: dict[str, Measure] = {
-    "test_accuracy": lambda s: s["test_accuracy"],
-    "ensemble_test_accuracy": lambda s: s["ensemble_test_accuracy"],
-    "staleness": lambda s: _over_stages(stage["staleness"]["mean"] for stage in s["stages"]),
-    "times_sampled": lambda s: _over_stages(stage["times_sampled"]["mean"] for stage in s["stages"]),
-    "batch_age": lambda s: s["stages"][-1]["batch_age"]["mean"],
-    "busy_fraction": lambda s: _over_stages(stage["busy_fraction"] for stage in s["stages"]),
-    "entries_held": lambda s: _over_stages(buffer.get("mean_held") for buffer in s["buffers"]),
-    "updates_per_time": _updates_per_time,
-    "train_seconds": lambda s: s["train_seconds"],
-}
-"""What the tables show of each run.
+class SweepIndex(_Record):
+    """sweep.json: which runs make up the sweep, and where they are kept; ``set`` holds what ``--set`` said."""
 
-Accuracies are fractions. Staleness (producer's updates), times_sampled, busy_fraction and entries_held (entries that a
-reader could choose from) are means over the stages or buffers that have them; batch_age (batches) and updates_per_time
-are of the last stage. Times are seconds, or steps in a virtual run without step times.
-"""
+    name: str
+    runs_in: str
+    set: list[str]
+    columns: list[str]
+    reference: Reference | None
+    figure: FigureConfig | None
+    runs: list[IndexedRun]
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """One run of a sweep: its point, its seed, where it is kept; ``summary`` is None where it is missing."""
+    """One run of a sweep: its point, its seed, where it is kept.
+
+    ``summary`` is None where it is missing; ``broken`` says what is wrong with what lies in its place.
+    """
 
     values: dict[str, Any]
     seed: int
     key: str
     path: Path
     summary: Summary | None
+    broken: str | None = None
+
+    @property
+    def point(self) -> str:
+        """Names its point of the grid."""
+        return json.dumps(self.values)
+
+    @property
+    def diverged(self) -> bool:
+        """Whether it ended with a loss that is not finite."""
+        return self.summary is not None and self.summary.status == "diverged"
+
+
+@dataclass(frozen=True)
+class PointResult:
+    """One point of the grid.
+
+    Attributes:
+        values: its settings, by dotted key; None where a key means nothing there.
+        seeds: of its runs that are there and did not diverge, which the estimates are of.
+        planned: how many runs it has.
+        diverged: how many of them diverged.
+        measured: each measure of the seeds, in their order.
+        estimates: of each measure, over the seeds.
+        difference: the reference's measure less that of the reference point, seed by seed: what the seeds have in
+            common (weights, order of the data) does not blur it.
+        differs_in: what its runs decided for themselves or met, and not alike.
+    """
+
+    values: dict[str, Any]
+    seeds: list[int]
+    planned: int
+    diverged: int
+    measured: dict[str, list[float]]
+    estimates: dict[str, Estimate]
+    difference: Estimate | None
+    differs_in: list[str]
+
+    @property
+    def seeds_in_words(self) -> str:
+        """How many seeds the estimates are of, and why not of all."""
+        text = str(len(self.seeds)) if len(self.seeds) == self.planned else f"{len(self.seeds)} of {self.planned}"
+        return f"{text} ({self.diverged} diverged)" if self.diverged else text
 
 
 @dataclass(frozen=True)
@@ -74,44 +116,63 @@ class SweepResults:
     figure: FigureConfig | None
     runs: list[RunResult]
     assignments: list[str]
-    reference: dict[str, Any] = field(default_factory=dict)
+    reference: Reference | None = None
 
+    @cached_property
+    def points(self) -> list[PointResult]:
+        """The points of the grid with at least one finished run, in the order of the sweep."""
+        grouped: dict[str, list[RunResult]] = {}
+        for run in self.runs:
+            grouped.setdefault(run.point, []).append(run)
+        return [self._point(runs, grouped) for runs in grouped.values() if any(run.summary for run in runs)]
 
-@dataclass(frozen=True)
-class Estimate:
-    """Mean of a measure over seeds, with its standard deviation and 95 % interval (Student's t); None below two."""
+    def _point(self, runs: list[RunResult], grouped: Mapping[str, list[RunResult]]) -> PointResult:
+        found = {run.seed: measured(run.summary) for run in runs if run.summary is not None and not run.diverged}
+        numbers: dict[str, list[float]] = {}
+        for seed in sorted(found):
+            for name, value in found[seed].items():
+                numbers.setdefault(name, []).append(value)
+        return PointResult(
+            values=runs[0].values,
+            seeds=sorted(found),
+            planned=len(runs),
+            diverged=sum(run.diverged for run in runs),
+            measured=numbers,
+            estimates={name: estimate(values) for name, values in numbers.items()},
+            difference=self._difference(grouped, runs),
+            differs_in=differing(list(dict.fromkeys(run.path for run in runs if run.summary is not None))),
+        )
 
-    mean: float
-    sd: float | None
-    low: float | None
-    high: float | None
-    count: int
+    def _difference(self, grouped: Mapping[str, list[RunResult]], runs: list[RunResult]) -> Estimate | None:
+        """Paired difference to the reference: the point with the reference's values, and else this one's or none."""
+        if self.reference is None:
+            return None
+        nothing = dict.fromkeys(self.columns)
+        for rest in (runs[0].values, nothing):
+            wanted = {**rest, **self.reference.values}
+            other = next((there for there in grouped.values() if there[0].values == wanted), [])
+            if other and other is not runs:
+                ours, theirs = (self._compared(of, self.reference.measure) for of in (runs, other))
+                pairs = [value - theirs[seed] for seed, value in ours.items() if seed in theirs]
+                return estimate(pairs) if pairs else None
+        return None
 
+    @staticmethod
+    def _compared(runs: Sequence[RunResult], measure: str) -> dict[int, float]:
+        found = {run.seed: measured(run.summary).get(measure) for run in runs if run.summary is not None}
+        return {seed: value for seed, value in found.items() if value is not None}
 
-@dataclass(frozen=True)
-class PointResult:
-    """One point of the grid: the seeds that are there, and each measure over them.
+    def table(self) -> pd.DataFrame:
+        """A row for each point: see ``sweep.tables.points_frame``."""
+        from asyncdgl.sweep.tables import points_frame
 
-    ``difference`` is the test accuracy less that of the reference point, seed by seed: what the seeds have in common
-    (weights, order of the data) does not blur it.
-    """
+        return points_frame(self)
 
-    values: dict[str, Any]
-    seeds: list[int]
-    estimates: dict[str, Estimate]
-    difference: Estimate | None
+    def runs_table(self) -> pd.DataFrame:
+        """A row for each finished run: see ``sweep.tables.runs_frame``."""
+        from asyncdgl.sweep.tables import runs_frame
 
-
-def estimate(values: Sequence[float]) -> Estimate:
-    """Mean, standard deviation and interval of one or more numbers."""
-    mean = statistics.fmean(values)
-    if len(values) < 2:
-        return Estimate(mean, None, None, None, len(values))
-    from scipy.stats import t
-
-    sd = statistics.stdev(values)
-    half = float(t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * sd / math.sqrt(len(values))
-    return Estimate(mean, sd, mean - half, mean + half, len(values))
+        return runs_frame(self)
 
 
 def write_index(sweep: Sweep, folder: Path, store: RunStore, assignments: Sequence[str] = ()) -> None:
@@ -120,176 +181,40 @@ def write_index(sweep: Sweep, folder: Path, store: RunStore, assignments: Sequen
         kept = store.path.resolve().relative_to(folder.resolve()).as_posix()  # the folder can be moved as a whole
     except ValueError:
         kept = str(store.path.resolve())
-    index = {
-        "name": sweep.name,
-        "runs_in": kept,
-        "set": list(assignments),
-        "columns": sweep.columns,
-        "reference": sweep.reference,
-        "figure": sweep.figure.model_dump() if sweep.figure else None,
-        "runs": [{"values": r.values, "seed": r.seed, "key": r.key} for r in sweep.runs],
-    }
+    index = SweepIndex(
+        name=sweep.name,
+        runs_in=kept,
+        set=list(assignments),
+        columns=sweep.columns,
+        reference=sweep.reference,
+        figure=sweep.figure,
+        runs=[IndexedRun(values=run.values, seed=run.seed, key=run.key) for run in sweep.runs],
+    )
     part = folder / f".{INDEX}.part"
-    part.write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+    part.write_text(index.model_dump_json(indent=1) + "\n", encoding="utf-8")
     part.replace(folder / INDEX)
 
 
-def read_sweep(folder: Path) -> SweepResults:
+def load_sweep(folder: Path) -> SweepResults:
     """A sweep's folder with whatever runs are finished.
 
     Raises:
-        DataError: the folder holds no sweep.
+        DataError: the folder holds no sweep, or its index is broken.
     """
-    if not (folder / INDEX).is_file():
+    path = folder / INDEX
+    if not path.is_file():
         raise DataError(f"{folder} holds no sweep: it has no {INDEX}")
-    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-    store = RunStore(folder / index["runs_in"])
-    runs = []
-    for run in index["runs"]:
-        path = store.run_dir(run["key"])
-        summary = json.loads((path / SUMMARY).read_text(encoding="utf-8")) if store.has(run["key"]) else None
-        runs.append(RunResult(run["values"], run["seed"], run["key"], path, summary))
-    figure = FigureConfig.model_validate(index["figure"]) if index["figure"] else None
-    return SweepResults(
-        index["name"], folder, index["columns"], figure, runs, index.get("set", []), index.get("reference", {})
-    )
-
-
-def points(results: SweepResults) -> list[PointResult]:
-    """The points of the grid with at least one finished run, in the order of the sweep."""
-    grouped: dict[str, list[RunResult]] = {}
-    for run in results.runs:
-        if run.summary is not None:
-            grouped.setdefault(json.dumps(run.values), []).append(run)
-    found = []
-    for runs in grouped.values():
-        estimates = {}
-        for name, measure in MEASURES.items():
-            numbers = [value for run in runs if run.summary and (value := measure(run.summary)) is not None]
-            if numbers:
-                estimates[name] = estimate(numbers)
-        seeds = sorted(run.seed for run in runs)
-        found.append(PointResult(runs[0].values, seeds, estimates, _difference(results, grouped, runs)))
-    return found
-
-
-def _difference(
-    results: SweepResults, grouped: Mapping[str, list[RunResult]], runs: list[RunResult]
-) -> Estimate | None:
-    """Paired difference to the reference: the point with the reference's values, and else this one's or none."""
-    nothing = dict.fromkeys(results.columns)
-    for rest in (runs[0].values, nothing) if results.reference else ():
-        wanted = {**rest, **results.reference}
-        other = next((there for there in grouped.values() if there[0].values == wanted), [])
-        if other and other is not runs:
-            theirs = {run.seed: run.summary["test_accuracy"] for run in other if run.summary}
-            pairs = [
-                run.summary["test_accuracy"] - theirs[run.seed] for run in runs if run.summary and run.seed in theirs
-            ]
-            return estimate(pairs) if pairs else None
-    return None
-
-
-def points_csv(results: SweepResults) -> str:
-    """A row for each point: its values, number of seeds, and of each measure mean, deviation and interval."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    parts = ("mean", "sd", "low", "high")
-    names = [*MEASURES, *([DIFFERENCE] if results.reference else [])]
-    writer.writerow([*results.columns, "seeds", *(f"{name}_{part}" for name in names for part in parts)])
-    for point in points(results):
-        row: list[Any] = [_cell(point.values[key]) for key in results.columns] + [len(point.seeds)]
-        for name in names:
-            found = point.difference if name == DIFFERENCE else point.estimates.get(name)
-            row += ["" if found is None else _cell(getattr(found, part)) for part in parts]
-        writer.writerow(row)
-    return out.getvalue()
-
-
-def runs_csv(results: SweepResults) -> str:
-    """A row for each finished run, for a statistic of one's own."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*results.columns, "seed", "run", *MEASURES])
-    for run in results.runs:
-        if run.summary is not None:
-            measured = [_cell(measure(run.summary)) for measure in MEASURES.values()]
-            writer.writerow([*(_cell(run.values[key]) for key in results.columns), run.seed, run.key, *measured])
-    return out.getvalue()
-
-
-DIFFERENCE = "less_reference"
-SHOWN = ("test_accuracy", "ensemble_test_accuracy", "staleness", "times_sampled")
-
-
-def markdown(results: SweepResults) -> str:
-    """The table for a person: of each shown measure the mean, its 95 % interval and the standard deviation."""
-    rows = points(results)
-    shown = [name for name in SHOWN if any(name in point.estimates for point in rows)]
-    more = [DIFFERENCE] if results.reference else []
-    lines = [_line([*results.columns, "seeds", *(name.replace("_", " ") for name in [*shown, *more])])]
-    lines.append(_line(["---"] * (len(results.columns) + 1 + len(shown) + len(more))))
-    for point in rows:
-        cells = [str(_cell(point.values[key])) for key in results.columns] + [str(len(point.seeds))]
-        estimates = [point.estimates.get(name) for name in shown] + [point.difference] * len(more)
-        lines.append(_line(cells + [_shown(found) for found in estimates]))
-    missing = sum(run.summary is None for run in results.runs)
-    note = "mean ± half of the 95 % interval (Student's t over seeds), standard deviation in brackets"
-    if results.reference:
-        where = ", ".join(f"{key} = {value}" for key, value in results.reference.items())
-        note += f"; less reference: test accuracy less that with {where}, seed by seed"
-    if missing:
-        note += f"; {missing} of {len(results.runs)} runs are missing"
-    return "\n".join(lines) + f"\n\n{note}\n"
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
-def _shown(found: Estimate | None) -> str:
-    if found is None:
-        return ""
-    if found.sd is None or found.high is None:
-        return f"{found.mean:.4f}"
-    return f"{found.mean:.4f} ± {found.high - found.mean:.4f} ({found.sd:.4f})"
-
-
-def _cell(value: Any) -> Any:
-    if value is None:
-        return ""
-    return json.dumps(value) if isinstance(value, dict | list) else value
-
-
-def results_json(results: SweepResults) -> str:
-    """The same for programs: each point with its estimates, and each finished run with its measures."""
-    found = [
-        {
-            "values": point.values,
-            "seeds": point.seeds,
-            **{name: asdict(value) for name, value in point.estimates.items()},
-            **({DIFFERENCE: asdict(point.difference)} if point.difference else {}),
-        }
-        for point in points(results)
-    ]
+    try:
+        index = SweepIndex.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise DataError(f"{path}: not the index of a sweep: {first_problem(error)}") from None
+    except OSError as error:
+        raise DataError(f"{path}: not readable: {error.strerror or error}") from None
+    if any(list(run.values) != index.columns for run in index.runs):
+        raise DataError(f"{path}: not the index of a sweep: a run has other keys than columns says")
+    store = RunStore(folder / index.runs_in)
     runs = [
-        {"values": run.values, "seed": run.seed, "run": run.key, **{n: m(run.summary) for n, m in MEASURES.items()}}
-        for run in results.runs
-        if run.summary is not None
+        RunResult(run.values, run.seed, run.key, store.run_dir(run.key), store.summary(run.key), store.broken(run.key))
+        for run in index.runs
     ]
-    return json.dumps({"name": results.name, "points": found, "runs": runs}, indent=1) + "\n"
-
-
-def write_tables(results: SweepResults) -> list[Path]:
-    """table.md, table.csv, runs.csv and results.json in the sweep's folder."""
-    written = []
-    for name, text in (
-        ("table.md", markdown(results)),
-        ("table.csv", points_csv(results)),
-        ("runs.csv", runs_csv(results)),
-        ("results.json", results_json(results)),
-    ):
-        part = results.path / f".{name}.part"
-        part.write_text(text, encoding="utf-8")
-        written.append(part.replace(results.path / name))
-    return written
+    return SweepResults(index.name, folder, index.columns, index.figure, runs, index.set, index.reference)

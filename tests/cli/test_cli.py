@@ -445,7 +445,7 @@ def test_environment_names_versions_hardware_threads_and_command(whole: Whole) -
     assert environment["memory_bytes"] > 0
     assert environment["threads_per_stage"] == 1
     assert environment["command"].split() == ["asyncdgl", *SMALL]
-    assert "clock_offsets" in environment
+    assert environment["processes"] == []
 
 
 def test_config_holds_everything_resolved(whole: Whole) -> None:
@@ -490,7 +490,7 @@ def test_summary_agrees_with_itself_and_the_trace(whole: Whole) -> None:
     assert all(0 <= stage["test_accuracy"] <= 1 for stage in stages)
     assert 0 <= summary["ensemble_test_accuracy"] <= 1
     assert 0 < summary["train_seconds"] < summary["wall_seconds"]
-    assert summary["images_per_second"] == pytest.approx(UPDATES * 256 / summary["train_seconds"])
+    assert summary["images_per_second"] is None  # its stages take turns on the same cores
     for stage in stages:
         passes = [line for line in whole.trace if line["stage"] == stage["stage"]]
         trained = [line for line in passes if line["kind"] == "train"]

@@ -188,9 +188,11 @@ def test_what_bits_depend_on_and_is_not_the_same_here_is_named(run_dir) -> None:
 
 
 def test_threads_are_those_that_the_processes_counted(run_dir) -> None:
-    processes = [{"name": "the pace keeper"}, {"name": "stage 1", "threads": 1}, {"name": "stage 2", "threads": 3}]
+    shared = {"pid": 7, "node": "127.0.0.1", "log": None, "version": "1", "path": "/"}
+    counted = {"the pace keeper": None, "stage 1": 1, "stage 2": 3}
+    processes = [{"name": name, "threads": threads, **shared} for name, threads in counted.items()]
     edit(run_dir / "environment.json", lambda e: e.update(processes=processes))
-    assert "differs from where it ran: threads of each stage [1, 3] there, 1 here" in ask("replay", str(run_dir)).stdout
+    assert "differs from where it ran: threads of each stage 1, 3 there, 1 here" in ask("replay", str(run_dir)).stdout
     edit(run_dir / "environment.json", lambda e: e.update(processes=processes[:2], threads_per_stage=9))
     assert "differs" not in ask("replay", str(run_dir)).stdout
 
@@ -208,7 +210,7 @@ def test_without_a_file_about_the_environment_everything_is_unknown(run_dir) -> 
     (run_dir / "environment.json").unlink()
     answer = ask("replay", str(run_dir))
     assert answer.code == 0
-    assert "differs from where it ran: torch None there, " in answer.stdout
+    assert "differs from where it ran: the environment is not recorded there\n" in answer.stdout
     assert answer.stdout.splitlines()[-1].startswith("bit-exact: 4 of 4 stages")
 
 
@@ -248,21 +250,30 @@ def another_type(path: Path) -> None:
 BROKEN = {
     "half a line in the middle of the trace": (broken_line, "trace.jsonl, line 7: not a line of a trace"),
     "a line of something else": (another_line, "trace.jsonl, line 7: not a line of a trace"),
-    "half a summary": (lambda p: (p / "summary.json").write_text('{"status": "comp'), "summary.json: not readable"),
-    "a summary that is a list": (lambda p: (p / "summary.json").write_text("[]"), "summary.json: expected a JSON obj"),
-    "an environment that is none": (lambda p: (p / "environment.json").write_text("x"), "environment.json: not read"),
+    "half a summary": (
+        lambda p: (p / "summary.json").write_text('{"status": "comp'),
+        "summary.json: not a summary of a run: Invalid JSON",
+    ),
+    "a summary that is a list": (lambda p: (p / "summary.json").write_text("[]"), "summary.json: not a summary"),
+    "an environment that is none": (
+        lambda p: (p / "environment.json").write_text("x"),
+        "environment.json: not an environment",
+    ),
     "no trace": (lambda p: (p / "trace.jsonl").unlink(), "no passes in its trace: there is nothing to replay"),
     "a configuration that is none": (lambda p: (p / "config.yaml").write_text("stages: [\n"), "not valid YAML"),
     "a configuration of another version": (
         lambda p: (p / "config.yaml").write_text("stages: 2\nspeed: 3\n"),
         "speed: unknown key",
     ),
-    "a summary without status": (lambda p: (p / "summary.json").write_text("{}"), "status is missing"),
+    "a summary without status": (lambda p: (p / "summary.json").write_text("{}"), "status: Field required"),
     "a summary without stages": (
         lambda p: (p / "summary.json").write_text('{"status": "completed"}'),
-        "stages is missing",
+        "algorithm: Field required",
     ),
-    "a trace that is no text": (lambda p: (p / "trace.jsonl").write_bytes(b"\xff\xfe\n"), "trace.jsonl: not readable"),
+    "a trace that is no text": (
+        lambda p: (p / "trace.jsonl").write_bytes(b"\xff\xfe\n"),
+        "trace.jsonl, line 1: not a line",
+    ),
     "a pass with a word for a number": (another_type, "trace.jsonl, line 7: not a line of a trace"),
 }
 

@@ -43,7 +43,7 @@ def test_a_stopped_stage_holds_nobody(run_ray) -> None:
         state["thread"].start()
 
     def on_start(ray_run) -> None:
-        state["pid"] = next(p["pid"] for p in ray_run.outcome().processes if p["name"] == "stage 2")
+        state["pid"] = next(p.pid for p in ray_run.outcome().processes if p.name == "stage 2")
         state["origin"] = lambda: ray_run._origin
 
     tree = {**SMALL, "model": {"width": 32}, "stages": 3, "pace": "free", "epochs": 14}
@@ -59,7 +59,7 @@ def test_a_stopped_stage_holds_nobody(run_ray) -> None:
     assert statistics.mean(reuse[-20:]) > statistics.mean(reuse[:20]) > 1
     quota = 14 * 2048 // 32
     assert [len(recorder.passes(j, "train")) for j in (1, 2, 3)] == [quota] * 3
-    assert recorder.outcome.evaluation["test"]["accuracy"][-1] > 0.5
+    assert recorder.outcome.evaluation.test_accuracy[-1] > 0.5
 
 
 def steady_counts(recorder, stages: int) -> list[int]:
@@ -107,6 +107,6 @@ def test_a_slow_link_never_slows_its_producer(run_ray, check_conservation) -> No
     check_conservation(recorder)
     first = recorder.passes(1)
     assert sum(sum(r.waits.values()) for r in first) == 0
-    assert recorder.outcome.buffers[0]["dropped"] > len(first) / 2
+    assert recorder.outcome.buffers[0].dropped > len(first) / 2
     assert {r.kind for r in recorder.passes(2)} == {"train"}
     assert len(recorder.passes(2)) == 4 * 2048 // 32

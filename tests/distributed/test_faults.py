@@ -18,7 +18,7 @@ def test_a_killed_process_is_named(run_ray, victim) -> None:
     pids, killed = {}, []
 
     def on_start(ray_run) -> None:
-        pids.update({p["name"]: p["pid"] for p in ray_run.outcome().processes})
+        pids.update({p.name: p.pid for p in ray_run.outcome().processes})
 
     def kill(recorder) -> None:
         if not killed and len(recorder.trace) > 50:

@@ -86,7 +86,7 @@ def test_sync_dgl_on_ray_equals_sim_bit_for_bit(name, run_sim, run_ray, check_co
     recorder = run_ray({**tree, **SYNCHRONOUS[name]})
     check_conservation(recorder)
     assert len(set(reference.hashes)) == 3
-    assert [p["calls_over_sockets"] for p in recorder.outcome.processes if "stage" in p] == [True] * 3
+    assert [p.calls_over_sockets for p in recorder.outcome.processes if p.threads is not None] == [True] * 3
     assert recorder.hashes == reference.hashes
     losses = [[r.loss for r in recorder.passes(j, "train")] for j in (1, 2, 3)]
     assert losses == [[r.loss for r in reference.passes(j)] for j in (1, 2, 3)]
@@ -110,6 +110,6 @@ def test_between_machines_nothing_is_different(run_sim, tmp_path) -> None:
     # Elsewhere than in the source folder, whose asyncdgl need not be the one that is installed.
     subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, timeout=180)
     started = json.loads((tmp_path / "run" / "environment.json").read_text())["processes"]
-    assert [p["calls_over_sockets"] for p in started if "stage" in p] == [False] * 3
-    stages = read_run(tmp_path / "run").summary["stages"]
-    assert [stage["state_sha256"] for stage in stages] == run_sim(tree).hashes
+    assert [p["calls_over_sockets"] for p in started if p["threads"] is not None] == [False] * 3
+    stages = read_run(tmp_path / "run").summary.stages
+    assert [stage.state_sha256 for stage in stages] == run_sim(tree).hashes

@@ -108,7 +108,7 @@ def record(cluster, digits_folder, make_recorder, tmp_path) -> Callable[..., Run
 
 def repeated_whole(run: Run, data: Any) -> None:
     """Every pass was repeated with its loss, and every stage ended with the same bits."""
-    counts = [len(passes) for passes in by_stage(run.trace).values()]
+    counts = [len(passes) for passes in by_stage(run.records).values()]
     results = [astuple(result) for result in Replay(run, data).run()]
     assert results == [(j, count, count, True) for j, count in enumerate(counts, 1)]
     assert len(results) == run.config.stages
@@ -119,12 +119,12 @@ def repeated_whole(run: Run, data: Any) -> None:
 def test_a_run_is_repeated_bit_for_bit(name, record, digits_folder) -> None:
     run = record(RUNS[name])
     assert run.summary is not None
-    assert [stage["updates"] for stage in run.summary["stages"]] == [UPDATES] * run.config.stages
+    assert [stage.updates for stage in run.summary.stages] == [UPDATES] * run.config.stages
     repeated_whole(run, digits_folder)
     if name.startswith("slow stage 3"):
-        assert FORWARD in {r.kind for r in run.trace if r.stage == 2}
+        assert FORWARD in {r.kind for r in run.records if r.stage == 2}
     if run.config.algorithm == "async-dgl" and run.config.replay.max_reuse is None:
-        assert max(r.times_sampled or 0 for r in run.trace) > 1  # or nothing would be asynchronous about it
+        assert max(r.times_sampled or 0 for r in run.records) > 1  # or nothing would be asynchronous about it
 
 
 @pytest.mark.ray
@@ -137,9 +137,9 @@ def test_a_run_that_was_stopped_is_repeated_to_its_last_passes(record, digits_fo
     tree = {"epochs": 1000, "delays": {"profile": "slow_stage2"}, "buffer": {"sampler": "uniform"}}
     run = record(tree, lambda recorder, outcome: len(recorder.trace) > 200)
     assert run.summary is not None
-    for stage in run.summary["stages"]:
-        passes = [r for r in run.trace if r.stage == stage["stage"]]
-        assert stage["updates"] == sum(r.kind == TRAIN for r in passes) > 5
+    for stage in run.summary.stages:
+        passes = [r for r in run.records if r.stage == stage.stage]
+        assert stage.updates == sum(r.kind == TRAIN for r in passes) > 5
     repeated_whole(run, digits_folder)
 
 
@@ -154,7 +154,7 @@ def test_a_run_that_is_stopped_in_its_last_evaluation_counts_each_buffer_once(
     monkeypatch.setattr(ray_runtime, "POLL_S", 0.001)  # so that the evaluation is not over before anybody looks
     run = record({"stages": 2, "buffer": {"prefetch": 1}}, lambda recorder, outcome: len(outcome.buffers) == 1)
     assert run.summary is not None
-    assert run.summary["test_accuracy"] is None  # it was stopped where it should be
+    assert run.summary.test_accuracy is None  # it was stopped where it should be
     repeated_whole(run, digits_folder)
-    [buffer] = run.summary["buffers"]
-    assert buffer["sampled"] == sum(r.stage == 2 for r in run.trace) + buffer["fetched_unused"]
+    [buffer] = run.summary.buffers
+    assert buffer.sampled == sum(r.stage == 2 for r in run.records) + buffer.fetched_unused

@@ -87,6 +87,42 @@ def test_one_stage_after_the_other(every, expected) -> None:
     assert [(e.epoch, [p.epoch for p in e.of]) for e in found] == expected
 
 
+@pytest.mark.parametrize(
+    ("epochs", "every", "events"),
+    [
+        pytest.param(
+            3, 1, [(1, 1, []), (2, 1, [1]), (2, 2, []), (2, 3, []), (1, 2, [2]), (1, 3, [])], id="every-epoch"
+        ),
+        pytest.param(
+            5,
+            2,
+            [(1, 1, []), (2, 1, []), (1, 2, []), (1, 3, []), (2, 2, [2]), (2, 3, []), (1, 4, []), (2, 4, [4])],
+            id="every-second",
+        ),
+        pytest.param(4, 2, [(1, 4, []), (2, 1, []), (2, 2, [2]), (2, 3, []), (2, 4, [])], id="last-has-no-turn"),
+        pytest.param(3, 5, [(1, 3, []), (2, 3, [])], id="longer-than-the-run"),
+        pytest.param(5, 2, [(1, 5, []), (2, 4, [2, 4]), (2, 5, [])], id="epochs-at-once"),
+    ],
+)
+def test_an_evaluation_is_due_when_the_slowest_has_completed_its_epoch(epochs, every, events) -> None:
+    told: Evaluations[None] = Evaluations([None, None], epochs=epochs, every=every)
+    now = 0.0
+    for stage, epoch, due in events:
+        for _ in range(len(told._completed[stage - 1]), epoch):  # a report may bring several epochs at once
+            now += 1.0
+            told.completed(stage, now, None)
+        assert [e.epoch for e in told.due(now)] == due, (stage, epoch)
+
+
+def test_evaluations_of_one_stage() -> None:
+    told: Evaluations[None] = Evaluations([None], epochs=3, every=1)
+    found = []
+    for now in (1.0, 2.0, 3.0):
+        told.completed(1, now, None)
+        found.append([e.epoch for e in told.due(now)])
+    assert found == [[1], [2], []]
+
+
 # --- In the engines ---------------------------------------------------------------------------------------------------
 
 SLOW_LAST = {
@@ -120,18 +156,18 @@ def test_every_line_is_what_these_weights_give(small_config, digits_folder, make
     recorder.on_passes = lambda _: weights_at_epochs(run._passes, kept)
     run.run()
 
-    ends = {j: [line["end_s"] for line in recorder.epochs if line["stage"] == j] for j in (1, 2, 3)}
+    ends = {j: [line.end_s for line in recorder.epochs if line.stage == j] for j in (1, 2, 3)}
     evaluator = make_evaluator(config, open_dataset(config, digits_folder))
     seen = []
     for line in recorder.evaluations:
-        moment = line["end_s"]
-        if not line["final"]:
-            assert moment == max(ends[j][line["epoch"] - 1] for j in ends)
+        moment = line.end_s
+        if not line.final:
+            assert moment == max(ends[j][line.epoch - 1] for j in ends)
         epochs = [sum(end <= moment for end in ends[j]) for j in ends]
-        assert line["epochs"] == epochs
+        assert line.epochs == tuple(epochs)
         seen.append(epochs)
         weights = [kept[j, epoch] for j, epoch in enumerate(epochs, 1)]
-        assert line["test_accuracy"] == evaluator.evaluate(weights)["test"]["accuracy"]
+        assert line.test_accuracy == tuple(evaluator.evaluate(weights)["test"]["accuracy"])
     assert len(seen) == 4
     assert any(epochs[0] == 4 and epochs[2] < 3 for epochs in seen), "a fast stage is done while the slow one learns"
 
@@ -154,9 +190,9 @@ def test_a_stage_that_is_done_is_read_with_its_last_weights(simulate) -> None:
         )
     )
     lines = run.recorder.evaluations
-    done = [line for line in lines if line["epochs"][:3] == [8, 8, 8]]
+    done = [line for line in lines if line.epochs[:3] == (8, 8, 8)]
     assert len(done) >= 6
-    assert all(line["test_accuracy"][:3] == lines[-1]["test_accuracy"][:3] for line in done)
+    assert all(line.test_accuracy[:3] == lines[-1].test_accuracy[:3] for line in done)
 
 
 def test_a_virtual_instant_is_over_before_it_is_evaluated(small_config, digits_folder, make_recorder) -> None:
@@ -166,6 +202,6 @@ def test_a_virtual_instant_is_over_before_it_is_evaluated(small_config, digits_f
     recorder = make_recorder()
     VirtualRun(small_config(runtime="virtual", buffer={"prefetch": 0}, epochs=3), digits_folder, recorder).run()
     for line in recorder.evaluations:
-        moment = line["end_s"]
-        by_stage = [[e["end_s"] for e in recorder.epochs if e["stage"] == j] for j in (1, 2, 3)]
-        assert line["epochs"] == [sum(end <= moment for end in ends) for ends in by_stage]
+        moment = line.end_s
+        by_stage = [[e.end_s for e in recorder.epochs if e.stage == j] for j in (1, 2, 3)]
+        assert line.epochs == tuple(sum(end <= moment for end in ends) for ends in by_stage)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from asyncdgl.engine.evaluations import EvaluationSchedule
 from asyncdgl.learn.meter import EpochMeter
 from asyncdgl.rundir.measures import stage_summaries
-from asyncdgl.rundir.outcome import StageEnd
+from asyncdgl.rundir.outcome import Outcome, StageEnd
+from asyncdgl.rundir.records import EpochLine
+from asyncdgl.rundir.summary import make_summary
+from asyncdgl.rundir.writer import RunWriter
 
 
 def test_meter_gives_means_over_the_epoch() -> None:
@@ -22,81 +24,120 @@ def test_meter_gives_means_over_the_epoch() -> None:
     assert (meter.loss, meter.accuracy) == (0.25, 1.0)
 
 
-@pytest.mark.parametrize(
-    ("epochs", "every", "events"),
-    [
-        pytest.param(
-            3, 1, [(1, 1, []), (2, 1, [1]), (2, 2, []), (2, 3, []), (1, 2, [2]), (1, 3, [])], id="every-epoch"
-        ),
-        pytest.param(
-            5,
-            2,
-            [(1, 1, []), (2, 1, []), (1, 2, []), (1, 3, []), (2, 2, [2]), (2, 3, []), (1, 4, []), (2, 4, [4])],
-            id="every-second",
-        ),
-        pytest.param(4, 2, [(1, 4, []), (2, 1, []), (2, 2, [2]), (2, 3, []), (2, 4, [])], id="last-has-no-turn"),
-        pytest.param(3, 5, [(1, 3, []), (2, 3, [])], id="longer-than-the-run"),
-        pytest.param(5, 2, [(1, 5, []), (2, 4, [2, 4]), (2, 5, [])], id="epochs-at-once"),
-    ],
-)
-def test_evaluation_follows_the_slowest_stage(epochs, every, events) -> None:
-    schedule = EvaluationSchedule(stages=2, epochs=epochs, every=every)
-    for stage, epoch, due in events:
-        assert schedule.completed(stage, epoch) == due, (stage, epoch)
+# --- The summary of a hand-made trace ---------------------------------------------------------------------------------
 
 
-def test_evaluation_with_one_stage() -> None:
-    schedule = EvaluationSchedule(stages=1, epochs=3, every=1)
-    assert [schedule.completed(1, epoch) for epoch in (1, 2, 3)] == [[1], [2], []]
-
-
-def test_stage_summaries_of_a_hand_made_run(record) -> None:
+@pytest.fixture
+def trace(record):
+    """Two stages: the second trains on a batch twice, forwards once, and skips batches 1, 2 and 4."""
+    source = {"sampled_s": 2.0, "source_incarnation": 0, "source_step": 0, "source_update": 0}
+    late = {"sampled_s": 5.0, "source_incarnation": 0, "source_step": 3, "source_update": 3}
+    last = {"sampled_s": 8.0, "source_incarnation": 0, "source_step": 5, "source_update": 4}
     first = [
         record(1, 0, 1.0, waits={"pace": 0.25}),
         record(1, 1, 2.0, waits={"pace": 0.25, "full": 0.5}),
         record(1, 2, 3.0),
         record(1, 3, 5.0, kind="forward", loss=None, start_s=3.0),
+        record(1, 4, 6.0),
+        record(1, 5, 8.0),
     ]
     second = [
-        record(
-            2, 0, 2.5, sampled_s=2.0, source_incarnation=0, source_step=0, source_update=0, times_sampled=1, batch=0
-        ),
-        record(
-            2, 1, 3.5, sampled_s=2.5, source_incarnation=0, source_step=0, source_update=0, times_sampled=2, batch=0
-        ),
-        record(
-            2, 2, 6.0, sampled_s=5.0, source_incarnation=0, source_step=3, source_update=3, times_sampled=1, batch=3
-        ),
+        record(2, 0, 2.5, batch=0, times_sampled=1, **source),
+        record(2, 1, 3.5, batch=0, times_sampled=2, **{**source, "sampled_s": 2.5}),
+        record(2, 2, 6.0, batch=3, times_sampled=1, **late),
+        record(2, 3, 7.0, batch=3, times_sampled=8, kind="forward", loss=None, **late),
+        record(2, 4, 10.0, batch=5, times_sampled=1, start_s=8.0, **last),
     ]
-    ends = {
-        2: StageEnd(3, 0, 1, "second"),
-        1: StageEnd(3, 1, 1, "first", lost_turns={"full": 2}),
-    }
-    one, two = stage_summaries([*second, *first], ends, 10.0, [0.5, 0.75])
+    return [*second, *first]
+
+
+def test_stage_summaries_of_a_hand_made_run(trace, evaluation_of) -> None:
+    ends = {2: StageEnd(4, 1, 1, "second"), 1: StageEnd(5, 1, 1, "first", lost_turns={"full": 2})}
+    evaluation = evaluation_of([0.5, 0.75], validation_accuracy=(0.25, 0.375))
+    one, two = (stage.model_dump() for stage in stage_summaries(trace, ends, 10.0, evaluation))
     nothing = dict.fromkeys(("mean", "p50", "p95", "max"))
     assert one == {
         "stage": 1,
-        "updates": 3,
+        "updates": 5,
         "forward_passes": 1,
         "epochs": 1,
         "test_accuracy": 0.5,
-        "busy_fraction": pytest.approx(0.35),
+        "validation_accuracy": 0.25,
+        "busy_fraction": pytest.approx(0.45),
         "wait_seconds": {"pace": 0.5, "full": 0.5},
         "staleness": nothing,
         "batch_age": nothing,
+        "batches_unseen": pytest.approx(1 / 6),  # it trained on 0, 1, 2, 4 and 5
         "times_sampled": nothing,
-        "state_sha256": "first",
         "lost_turns": {"full": 2},
+        "state_sha256": "first",
     }
-    assert two["test_accuracy"] == 0.75
-    assert two["staleness"] == {"mean": 1.0, "p50": 1.0, "p95": 1.0, "max": 1.0}
-    assert two["batch_age"] == {"mean": pytest.approx(2 / 3), "p50": 1.0, "p95": 1.0, "max": 1.0}
-    assert two["times_sampled"]["mean"] == pytest.approx(4 / 3)
-    assert two["times_sampled"]["max"] == 2.0
+    assert (two["updates"], two["forward_passes"], two["epochs"], two["state_sha256"]) == (4, 1, 1, "second")
+    assert (two["test_accuracy"], two["validation_accuracy"]) == (0.75, 0.375)
+    assert two["busy_fraction"] == pytest.approx(0.4)
     assert two["wait_seconds"] == {}
-    assert "lost_turns" not in two
+    assert two["lost_turns"] is None
+    # Of its four updates: stage 1 had made 2, 2 and 3 updates, and was done when the last entry was sampled.
+    assert two["staleness"] == {"mean": pytest.approx(2 / 3), "p50": 1.0, "p95": 1.0, "max": 1.0}
+    # Stage 1 had completed batches 1, 1, 3 and 5 when it used 0, 0, 3 and 5.
+    assert two["batch_age"] == {"mean": 0.5, "p50": 0.5, "p95": 1.0, "max": 1.0}
+    assert two["batches_unseen"] == 0.5  # of the batches 0 to 5 it trained on 0, 3 and 5
+    # The forward-only pass, which read an entry for the eighth time, does not count.
+    assert two["times_sampled"] == {"mean": 1.25, "p50": 1.0, "p95": pytest.approx(1.85), "max": 2.0}
+
+
+def test_the_rest_of_the_summary_of_a_hand_made_run(trace, small_config, evaluation_of, tmp_path) -> None:
+    config = small_config(stages=2, runtime="ray", batch_size=10, ray={"threads": [1, 1]})
+    writer = RunWriter(tmp_path)
+    writer.passed(trace)
+    ends = {1: StageEnd(5, 1, 1, "first"), 2: StageEnd(4, 1, 1, "second")}
+    held_out = {"validation_accuracy": (0.1, 0.2), "validation_ensemble_accuracy": (0.1, 0.3)}
+    evaluation = evaluation_of([0.5, 0.75], test_ensemble_accuracy=(0.5, 0.625), **held_out)
+    summary = make_summary(config, writer, Outcome(ends, [], evaluation), "completed", None, 12.0)
+    writer.close()
+    assert (summary.status, summary.error, summary.algorithm, summary.runtime) == (
+        *("completed", None, "async-dgl", "ray"),
+    )
+    assert (summary.test_accuracy, summary.ensemble_test_accuracy) == (0.75, 0.625)
+    assert (summary.validation_accuracy, summary.ensemble_validation_accuracy) == (0.2, 0.3)
+    assert (summary.wall_seconds, summary.train_seconds, summary.time_unit) == (12.0, 10.0, "seconds")
+    assert summary.images_per_second == 4 * 10 / 10.0  # the last stage's updates, not the first one's
+    assert [stage.updates for stage in summary.stages] == [5, 4]
+    assert summary.faults == ()
+
+
+@pytest.mark.parametrize(
+    ("tree", "unit"),
+    [
+        ({"runtime": "sim"}, "seconds"),
+        ({"runtime": "virtual"}, "steps"),
+        ({"runtime": "virtual", "virtual": {"step_times": [{"train": 1, "forward": 1}]}}, "seconds"),
+    ],
+)
+def test_images_per_second_are_those_of_processes_at_the_same_time(trace, small_config, tmp_path, tree, unit) -> None:
+    writer = RunWriter(tmp_path)
+    writer.passed(trace)
+    summary = make_summary(small_config(stages=2, **tree), writer, None, "interrupted", None, 1.0)
+    writer.close()
+    assert summary.images_per_second is None
+    assert (summary.train_seconds, summary.time_unit) == (10.0, unit)
+
+
+def test_stages_that_could_not_say_it_are_counted_from_the_trace(trace, small_config, tmp_path) -> None:
+    writer = RunWriter(tmp_path)
+    writer.passed(trace)
+    line = EpochLine(stage=2, epoch=1, updates=3, loss=1.0, accuracy=0.5, lr=0.1, end_s=6.0)
+    writer.metric(line)
+    told = Outcome({1: StageEnd(9, 9, 9, "first")}, [], None)
+    summary = make_summary(small_config(stages=2), writer, told, "failed", "stage 2 died", 1.0)
+    writer.close()
+    one, two = summary.stages
+    assert (one.updates, one.state_sha256) == (9, "first")
+    assert (two.updates, two.forward_passes, two.epochs, two.state_sha256) == (4, 1, 1, None)
+    assert (summary.status, summary.error, summary.test_accuracy) == ("failed", "stage 2 died", None)
 
 
 def test_a_run_without_a_pass_has_a_summary_too() -> None:
-    (summary,) = stage_summaries([], {1: StageEnd(0, 0, 0, None)}, 0.0, [None])
-    assert (summary["busy_fraction"], summary["test_accuracy"], summary["state_sha256"]) == (0.0, None, None)
+    (summary,) = stage_summaries([], {1: StageEnd(0, 0, 0, None)}, 0.0)
+    assert (summary.busy_fraction, summary.test_accuracy, summary.state_sha256) == (0.0, None, None)
+    assert summary.batches_unseen is None

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from asyncdgl.config.defaults import merged
 from asyncdgl.errors import ConfigError, ReplayMismatch
 from asyncdgl.rundir.reader import Run, read_run
+from asyncdgl.rundir.records import Summary
 from asyncdgl.rundir.summary import make_summary
 from asyncdgl.rundir.trace import FORWARD, TRAIN, PassRecord, by_stage
 from asyncdgl.rundir.writer import RunWriter
@@ -100,7 +101,7 @@ def make_run(small_config, make_recorder, digits_folder, tmp_path_factory) -> Ca
 def original(make_run) -> Run:
     run = make_run(ALTERED)
     for j in (1, 2):
-        kinds = [r.kind for r in by_stage(run.trace)[j]]
+        kinds = [r.kind for r in by_stage(run.records)[j]]
         assert kinds.count(TRAIN) == 11
         assert kinds.count(FORWARD) > 5
     return run
@@ -131,29 +132,35 @@ def mismatch(replay) -> Callable[[Run], str]:
 
 def counted(run: Run) -> list[int]:
     """Passes of each stage."""
-    return [len(passes) for passes in by_stage(run.trace).values()]
+    return [len(passes) for passes in by_stage(run.records).values()]
+
+
+def changed(run: Run, **over: Any) -> Run:
+    """The run with something else in one of its files."""
+    whole = {name: getattr(run, name) for name in ("path", "config", "environment", "summary", "lines", "records")}
+    return Run(**{**whole, **over})
 
 
 def with_trace(run: Run, trace: list[PassRecord]) -> Run:
-    return dataclasses.replace(run, trace=trace)
+    return changed(run, records=trace)
 
 
 def with_pass(run: Run, record: PassRecord, **changes: Any) -> Run:
     """The run with another thing said of one pass."""
     assert any(getattr(record, field) != value for field, value in changes.items())
-    return with_trace(run, [r._replace(**changes) if r is record else r for r in run.trace])
+    return with_trace(run, [r._replace(**changes) if r is record else r for r in run.records])
 
 
 def with_summary(run: Run, stage: int | None = None, **changes: Any) -> Run:
     """The run with another thing said in its summary, of it or of one stage."""
-    summary = json.loads(json.dumps(run.summary))
+    summary = run.summary.model_dump()
     (summary if stage is None else summary["stages"][stage - 1]).update(changes)
-    return dataclasses.replace(run, summary=summary)
+    return changed(run, summary=Summary.model_validate(summary))
 
 
 def of(run: Run, stage: int, kind: str | None = None) -> list[PassRecord]:
     """A stage's passes in order."""
-    return [r for r in by_stage(run.trace)[stage] if kind in (None, r.kind)]
+    return [r for r in by_stage(run.records)[stage] if kind in (None, r.kind)]
 
 
 def named(message: str) -> tuple[int, int]:
@@ -174,20 +181,20 @@ def test_a_run_is_repeated_bit_for_bit(name, make_run, replay) -> None:
     passes = counted(run)
     assert replay(run) == [(j, n, n, True) for j, n in enumerate(passes, 1)]
     if RUNS[name].items() >= SLOW_END.items():
-        assert FORWARD in {r.kind for r in run.trace}
+        assert FORWARD in {r.kind for r in run.records}
     if name in ("as it is", "forward-only passes", "uniform", "max_reuse"):
-        assert max(r.times_sampled or 0 for r in run.trace) > 1
+        assert max(r.times_sampled or 0 for r in run.records) > 1
 
 
 def test_the_order_of_the_lines_of_different_stages_does_not_matter(original, replay) -> None:
     """Ray's chunks come as they come; only the passes of one stage are in order, and they are numbered."""
     expected = replay(original)
-    assert replay(with_trace(original, list(reversed(original.trace)))) == expected
-    assert replay(with_trace(original, sorted(original.trace, key=lambda r: (-r.stage, r.step)))) == expected
+    assert replay(with_trace(original, list(reversed(original.records)))) == expected
+    assert replay(with_trace(original, sorted(original.records, key=lambda r: (-r.stage, r.step)))) == expected
 
 
 def test_times_and_waits_are_not_repeated(original, replay) -> None:
-    trace = [r._replace(start_s=0.0, end_s=9.0, sampled_s=None, waits={"full": 3.0}) for r in original.trace]
+    trace = [r._replace(start_s=0.0, end_s=9.0, sampled_s=None, waits={"full": 3.0}) for r in original.records]
     assert replay(with_trace(original, trace)) == replay(original)
 
 
@@ -196,11 +203,11 @@ def test_another_configuration_is_another_run(original, mismatch, small_config) 
         config = small_config(**merged(merged(TINY, ALTERED), over))
         stage = 2 if "buffer" in over else 1  # stage 1 reads no buffer
         step = 1 if "optim" in over else 0  # the first loss is computed before any update
-        assert named(mismatch(dataclasses.replace(original, config=config))) == (stage, step)
+        assert named(mismatch(changed(original, config=config))) == (stage, step)
 
 
 def test_a_run_without_summary_is_repeated_as_far_as_it_went(original, replay) -> None:
-    run = dataclasses.replace(original, summary=None)
+    run = changed(original, summary=None)
     assert replay(run) == [(j, n, n, None) for j, n in enumerate(counted(run), 1)]
 
 
@@ -223,7 +230,7 @@ def test_what_cannot_be_repeated_is_refused(original, digits_folder, small_confi
 
     moved = small_config(runtime="virtual", virtual={"train": False})
     with pytest.raises(ConfigError, match=r"computed nothing .*nothing to replay"):
-        Replay(dataclasses.replace(original, config=moved), digits_folder)
+        Replay(changed(original, config=moved), digits_folder)
     with pytest.raises(ConfigError, match=r"no passes in its trace: there is nothing to replay"):
         Replay(with_trace(original, []), digits_folder)
 
@@ -236,7 +243,7 @@ def test_an_entry_is_let_go_once_its_last_reader_has_it(name, make_run, digits_f
     from asyncdgl.engine.replayer import Replay
 
     run = make_run(RUNS[name])
-    recorded = by_stage(run.trace)
+    recorded = by_stage(run.records)
     done, most = dict.fromkeys(recorded, 0), 0
 
     def check() -> None:
@@ -354,7 +361,7 @@ def test_swapped_steps_are_named(stage, original, mismatch) -> None:
     passes = of(original, stage)
     for first, second in itertools.pairwise([passes[0], passes[1], passes[7]]):
         swapped = {id(first): second.step, id(second): first.step}
-        trace = [r._replace(step=swapped.get(id(r), r.step)) for r in original.trace]
+        trace = [r._replace(step=swapped.get(id(r), r.step)) for r in original.records]
         assert named(mismatch(with_trace(original, trace))) == (stage, first.step)
 
 
@@ -362,15 +369,15 @@ def test_swapped_steps_are_named(stage, original, mismatch) -> None:
 def test_a_missing_and_a_doubled_line_are_named(stage, original, mismatch) -> None:
     passes = of(original, stage)
     for record in (passes[0], passes[6], passes[-2]):
-        assert named(mismatch(with_trace(original, [r for r in original.trace if r is not record]))) == (
+        assert named(mismatch(with_trace(original, [r for r in original.records if r is not record]))) == (
             stage,
             record.step,
         )
     for record in (passes[0], passes[6]):
-        message = mismatch(with_trace(original, [*original.trace, record]))
+        message = mismatch(with_trace(original, [*original.records, record]))
         assert message == f"stage {stage}: the trace has step {record.step} where step {record.step + 1} is due"
     # The line behind the last: one pass more than the stage had to make.
-    message = mismatch(with_trace(original, [*original.trace, passes[-1]]))
+    message = mismatch(with_trace(original, [*original.records, passes[-1]]))
     assert message.startswith(f"stage {stage}: the trace has step {passes[-1].step} where step {passes[-1].step + 1}")
 
 
@@ -378,7 +385,7 @@ def test_a_missing_and_a_doubled_line_are_named(stage, original, mismatch) -> No
 def test_a_missing_last_line_is_found_where_the_run_was_completed(stage, original, mismatch) -> None:
     """Also where nobody read what the pass made: then no later pass misses it."""
     last = of(original, stage)[-1]
-    message = mismatch(with_trace(original, [r for r in original.trace if r is not last]))
+    message = mismatch(with_trace(original, [r for r in original.records if r is not last]))
     assert re.search(rf"stage ({stage}|{stage + 1})\b", message)
 
 
@@ -388,7 +395,7 @@ FIELDS = ("batch", "source_step", "source_update", "kind", "loss", "step", "inca
 @settings(max_examples=60)
 @given(data=st.data())
 def test_any_altered_field_of_any_pass_is_named(data, original, mismatch) -> None:
-    record = original.trace[data.draw(st.integers(0, len(original.trace) - 1), "pass")]
+    record = original.records[data.draw(st.integers(0, len(original.records) - 1), "pass")]
     fields = [f for f in FIELDS if getattr(record, f) is not None]
     field = data.draw(st.sampled_from(fields), "field")
     was = getattr(record, field)
@@ -417,7 +424,7 @@ def test_any_altered_field_of_any_pass_is_named(data, original, mismatch) -> Non
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_another_final_state_names_the_stage(stage, original, mismatch) -> None:
-    state = original.summary["stages"][stage - 1]["state_sha256"]
+    state = original.summary.stages[stage - 1].state_sha256
     other = ("0" if state[0] != "0" else "1") + state[1:]
     message = mismatch(with_summary(original, stage, state_sha256=other))
     assert message == f"stage {stage}: every loss is equal, but its state after 11 updates is not"
@@ -430,12 +437,12 @@ def test_another_number_of_updates_names_the_stage(stage, original, mismatch) ->
 
 
 def test_another_number_of_forward_passes_names_the_stage(original, mismatch) -> None:
-    forwards = original.summary["stages"][1]["forward_passes"]
+    forwards = original.summary.stages[1].forward_passes
     assert re.match(r"stage 2\b", mismatch(with_summary(original, 2, forward_passes=forwards + 1)))
 
 
 def test_a_stage_that_the_summary_lacks_is_named(original, mismatch) -> None:
-    run = with_summary(original, stages=original.summary["stages"][:2])
+    run = with_summary(original, stages=[stage.model_dump() for stage in original.summary.stages[:2]])
     assert mismatch(run) == "stage 3: the trace has 11 updates, but the summary none"
 
 
@@ -459,10 +466,10 @@ def repeatable(trace: list[PassRecord], stages: int) -> list[int]:
 @pytest.mark.parametrize("tree", [ALTERED, RUNS["sequential-dgl"], RUNS["virtual"]], ids=["sim", "sequential", "virt"])
 def test_a_trace_that_ends_anywhere_is_repeated_to_its_end(tree, make_run, replay, mismatch) -> None:
     run = make_run(tree)
-    for cut in (1, 2, 3, len(run.trace) // 3, len(run.trace) // 2, len(run.trace) - 1):
-        part = with_trace(run, run.trace[:cut])
-        done = [sum(r.stage == j for r in part.trace) for j in (1, 2, 3)]
-        for stopped in (with_summary(part, status="interrupted"), dataclasses.replace(part, summary=None)):
+    for cut in (1, 2, 3, len(run.records) // 3, len(run.records) // 2, len(run.records) - 1):
+        part = with_trace(run, run.records[:cut])
+        done = [sum(r.stage == j for r in part.records) for j in (1, 2, 3)]
+        for stopped in (with_summary(part, status="interrupted"), changed(part, summary=None)):
             results = replay(stopped)
             assert [r[:3] for r in results] == [(j, n, n) for j, n in enumerate(done, 1)]
         mismatch(part)  # a completed run has no such trace
@@ -475,7 +482,7 @@ def test_a_stage_that_ends_anywhere_takes_along_only_what_read_it(stage, share, 
     own = of(original, stage)
     kept = own[: int(share * len(own))]
     assume(len(kept) < len(own))
-    trace = [r for r in original.trace if r.stage != stage or r.step < len(kept)]
+    trace = [r for r in original.records if r.stage != stage or r.step < len(kept)]
     assume(trace)
     run = with_trace(original, trace)
     results = replay(with_summary(run, status="interrupted"))
@@ -492,23 +499,24 @@ def test_the_last_states_of_a_stopped_run_are_compared(original, mismatch, digit
     """As far as the updates agree: a stage may have gone on for a moment after the last line of its trace."""
     from asyncdgl.engine.replayer import Replay
 
-    half = with_trace(original, original.trace[: len(original.trace) // 2])
-    repetition = Replay(dataclasses.replace(half, summary=None), digits_folder)
+    half = with_trace(original, original.records[: len(original.records) // 2])
+    repetition = Replay(changed(half, summary=None), digits_folder)
     repetition.run()
-    summary = {"status": "interrupted", "stages": []}
+    stages = []
     for j, passes in repetition._passes.items():
         state = {"updates": passes.learner.updates, "state_sha256": passes.learner.state_sha256()}
-        summary["stages"].append({"stage": j, **state, "forward_passes": passes.step - passes.learner.updates})
-    stopped = dataclasses.replace(half, summary=summary)
+        counts = {**state, "forward_passes": passes.step - passes.learner.updates}
+        stages.append(original.summary.stages[j - 1].model_dump() | counts)
+    stopped = with_summary(half, status="interrupted", stages=stages)
     assert [r.state_equal for r in Replay(stopped, digits_folder).run()] == [True] * 3
     message = mismatch(with_summary(stopped, 2, state_sha256="0" * 64))
     assert re.fullmatch(r"stage 2: every loss is equal, but its state after \d+ updates is not", message)
-    one_more = with_summary(stopped, 2, updates=summary["stages"][1]["updates"] + 1)
+    one_more = with_summary(stopped, 2, updates=stages[1]["updates"] + 1)
     assert [r.state_equal for r in Replay(one_more, digits_folder).run()] == [True, None, True]
 
 
 def test_an_altered_pass_of_a_stopped_run_is_named_as_well(original, mismatch) -> None:
-    run = with_summary(with_trace(original, original.trace[: len(original.trace) // 2]), status="failed")
+    run = with_summary(with_trace(original, original.records[: len(original.records) // 2]), status="failed")
     record = of(run, 2, TRAIN)[4]
     for changes in (
         {"loss": math.nextafter(record.loss, 0)},

@@ -10,7 +10,9 @@ import pytest
 
 from asyncdgl.errors import ConfigError, DataError
 from asyncdgl.rundir import writer as rundir
-from asyncdgl.rundir.reader import read_run
+from asyncdgl.rundir.environment import describe_environment
+from asyncdgl.rundir.reader import Run, read_run
+from asyncdgl.rundir.records import EpochLine
 from asyncdgl.rundir.writer import RunWriter, check_out, make_run_dir
 
 # --- Made and refused -------------------------------------------------------------------------------------------------
@@ -111,25 +113,32 @@ def test_too_many_runs_of_one_second_are_refused(tmp_path, monkeypatch) -> None:
 # --- Written and read -------------------------------------------------------------------------------------------------
 
 
-def test_what_is_written_is_read(tmp_path, small_config, record) -> None:
+def epoch_line(stage: int = 1, epoch: int = 1, **over: object) -> EpochLine:
+    values = {"updates": 11, "loss": 1 / 7, "accuracy": 0.5, "lr": 0.1, "end_s": 2 / 3, **over}
+    return EpochLine(stage=stage, epoch=epoch, **values)
+
+
+def test_what_is_written_is_read(tmp_path, small_config, record, evaluation_of, summary_of) -> None:
     config = small_config(name="mine", delays={"profile": "slow_stage2", "slowdown": 1.1})
     trace = [record(1, 0, 1 / 3, loss=0.1), record(2, 0, 2 / 3, waits={"empty": 0.1 + 0.2})]
-    metrics = [{"kind": "epoch", "stage": 1, "loss": 1 / 7}, {"kind": "evaluation", "test_accuracy": [0.5]}]
+    lines = [epoch_line(), evaluation_of([1 / 3, 0.5, 0.75])]
+    environment = describe_environment(config, "abc")
     writer = RunWriter(tmp_path)
     writer.write_config(config)
-    writer.write_environment({"threads": 1})
+    writer.write_environment(environment)
     writer.passed(trace[:1])
     writer.passed(trace[1:])
-    for line in metrics:
+    for line in lines:
         writer.metric(line)
-    writer.write_summary({"status": "complete"})
+    writer.write_summary(summary_of())
     log = writer.write_log("stage2.log", "Täil\n")
     writer.close()
     run = read_run(tmp_path)
     assert run.config == config
-    assert (run.path, run.environment, run.summary) == (tmp_path, {"threads": 1}, {"status": "complete"})
-    assert run.trace == trace
-    assert run.metrics == metrics
+    assert (run.path, run.environment, run.summary) == (tmp_path, environment, summary_of())
+    assert run.records == writer.records == trace
+    assert run.lines == writer.lines == lines
+    assert (run.epochs, run.evaluations) == (lines[:1], lines[1:])
     assert log == tmp_path / "logs" / "stage2.log"
     assert log.read_text(encoding="utf-8") == "Täil\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
@@ -141,15 +150,15 @@ def test_a_killed_run_is_read_as_far_as_it_came(tmp_path, small_config, record) 
     writer = RunWriter(tmp_path)
     writer.write_config(small_config())
     writer.passed([record(1, 0, 1.0)])
-    writer.metric({"kind": "epoch"})
+    writer.metric(epoch_line())
     writer.close()
     for name in ("trace.jsonl", "metrics.jsonl"):
         with (tmp_path / name).open("a") as file:
             file.write('{"kind": "ep')
     run = read_run(tmp_path)
-    assert (run.summary, run.environment) == (None, {})
-    assert [r.step for r in run.trace] == [0]
-    assert run.metrics == [{"kind": "epoch"}]
+    assert (run.summary, run.environment) == (None, None)
+    assert [r.step for r in run.records] == [0]
+    assert run.lines == [epoch_line()]
 
 
 def test_a_run_that_had_only_its_config(tmp_path, small_config) -> None:
@@ -159,7 +168,9 @@ def test_a_run_that_had_only_its_config(tmp_path, small_config) -> None:
     for name in ("trace.jsonl", "metrics.jsonl"):
         (tmp_path / name).unlink()
     run = read_run(tmp_path)
-    assert (run.trace, run.metrics, run.summary) == ([], [], None)
+    assert (run.records, run.lines, run.summary) == ([], [], None)
+    assert run.trace().empty
+    assert run.metrics().empty
 
 
 def test_another_folder_is_no_run_directory(tmp_path) -> None:
@@ -167,23 +178,56 @@ def test_another_folder_is_no_run_directory(tmp_path) -> None:
         read_run(tmp_path)
 
 
-def test_a_reader_never_meets_half_a_file(tmp_path) -> None:
+@pytest.mark.parametrize(
+    ("name", "change", "problem"),
+    [
+        ("summary.json", {"train_seconds": "1"}, "train_seconds: Input should be a valid number"),
+        ("summary.json", {"stages": None}, "stages: "),
+        ("summary.json", {"status": "done"}, "status: Input should be 'completed', 'diverged'"),
+        ("summary.json", {"forward_passes": -1}, "forward_passes: Extra inputs are not permitted"),
+        ("environment.json", {"cores": [2]}, "cores: Input should be a valid integer"),
+        ("environment.json", {"packages": []}, "packages: "),
+    ],
+)
+def test_a_file_of_another_shape_is_named_with_its_key(
+    tmp_path, small_config, summary_of, name, change, problem
+) -> None:
     writer = RunWriter(tmp_path)
-    writer.write_summary({"status": "running", "stages": list(range(1000))})
+    writer.write_config(small_config())
+    writer.write_summary(summary_of())
+    writer.write_environment(describe_environment(small_config(), None))
+    writer.close()
+    content = json.loads((tmp_path / name).read_text())
+    (tmp_path / name).write_text(json.dumps({**content, **change}))
+    with pytest.raises(DataError) as error:
+        read_run(tmp_path)
+    assert str(error.value).startswith(f"{tmp_path / name}: ")
+    assert problem in str(error.value)
+
+
+def test_an_evaluation_of_other_heads_is_refused(tmp_path, small_config, evaluation_of) -> None:
+    writer = RunWriter(tmp_path)
+    writer.write_config(small_config())  # three stages
+    writer.metric(evaluation_of([0.5]))
+    writer.close()
+    with pytest.raises(DataError, match="the accuracies of 3 heads"):
+        read_run(tmp_path)
+
+
+def test_a_reader_never_meets_half_a_file(tmp_path, summary_of) -> None:
+    writer = RunWriter(tmp_path)
+    writer.write_summary(summary_of(error="x" * 10_000))
     with (tmp_path / "summary.json").open() as reader:
-        writer.write_summary({"status": "complete"})
+        writer.write_summary(summary_of())
         # The reader opened the old file: it stays whole, since the new one took its name only when complete.
-        assert json.load(reader)["stages"][-1] == 999
-    assert json.loads((tmp_path / "summary.json").read_text()) == {"status": "complete"}
-    with pytest.raises(TypeError):
-        writer.write_summary({"status": object()})
-    assert json.loads((tmp_path / "summary.json").read_text()) == {"status": "complete"}
+        assert len(json.load(reader)["error"]) == 10_000
+    assert json.loads((tmp_path / "summary.json").read_text())["error"] is None
     writer.close()
 
 
-def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch) -> None:
+def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch, summary_of) -> None:
     writer = RunWriter(tmp_path)
-    writer.write_environment({"threads": 1})
+    writer.write_summary(summary_of())
 
     def disk_full(path: Path, text: str, encoding: str | None = None) -> int:
         with path.open("w") as file:
@@ -193,9 +237,9 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_text", disk_full)
         with pytest.raises(OSError, match="No space"):
-            writer.write_environment({"threads": 2})
+            writer.write_summary(summary_of(status="failed"))
     writer.close()
-    assert json.loads((tmp_path / "environment.json").read_text()) == {"threads": 1}
+    assert json.loads((tmp_path / "summary.json").read_text())["status"] == "completed"
 
 
 def test_each_line_is_in_the_file_at_once(tmp_path, record) -> None:
@@ -203,7 +247,7 @@ def test_each_line_is_in_the_file_at_once(tmp_path, record) -> None:
     for number in range(3):
         writer.passed([record(1, number, 1.0 + number)])
         assert len((tmp_path / "trace.jsonl").read_text().splitlines()) == number + 1
-    writer.metric({"kind": "epoch"})
+    writer.metric(epoch_line())
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
     writer.close()
 
@@ -212,7 +256,50 @@ def test_a_second_writer_goes_on_where_the_first_ended(tmp_path, record) -> None
     for step in range(2):
         writer = RunWriter(tmp_path)
         writer.passed([record(1, step, 1.0)])
-        writer.metric({"step": step})
+        writer.metric(epoch_line(epoch=step + 1))
         writer.close()
     assert len((tmp_path / "trace.jsonl").read_text().splitlines()) == 2
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_nothing_is_read_back_of_what_the_writer_has(tmp_path, small_config, record, evaluation_of) -> None:
+    writer = RunWriter(tmp_path)
+    writer.passed([record(1, 0, 1.0)])
+    writer.metric(evaluation_of([0.5, 0.5, 0.5]))
+    writer.close()
+    for name in ("trace.jsonl", "metrics.jsonl"):
+        (tmp_path / name).unlink()
+    run = writer.as_run(small_config())
+    assert (run.records, run.evaluations) == ([record(1, 0, 1.0)], [evaluation_of([0.5, 0.5, 0.5])])
+
+
+# --- Frames -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_trace_as_a_frame(tmp_path, small_config, record) -> None:
+    trace = [
+        record(1, 0, 1.0, waits={"pace": 0.25}),
+        record(2, 0, 2.0, kind="forward", loss=None, waits={"empty": 0.5}, **SOURCE),
+    ]
+    frame = Run(tmp_path, small_config(), None, None, [], trace).trace()
+    assert list(frame["stage"]) == [1, 2]
+    assert list(frame["source_step"].isna()) == [True, False]
+    assert frame["source_step"][1] == 3
+    assert list(frame["wait_pace"]) == [0.25, 0.0]
+    assert list(frame["wait_empty"]) == [0.0, 0.5]
+    assert list(frame["loss"].isna()) == [False, True]
+    assert frame["end_s"].sum() == 3.0
+
+
+SOURCE = {"source_incarnation": 0, "source_step": 3, "source_update": 3, "times_sampled": 1, "sampled_s": 1.5}
+
+
+def test_the_metrics_as_a_frame(tmp_path, small_config, evaluation_of) -> None:
+    lines = [epoch_line(2), evaluation_of([0.5, 0.25, 0.75], epochs=(3, 2, 1), validation_accuracy=(0.1, 0.2, 0.3))]
+    frame = Run(tmp_path, small_config(), None, None, lines, []).metrics()
+    epochs, evaluations = (frame[frame["kind"] == kind] for kind in ("epoch", "evaluation"))
+    assert (list(epochs["stage"]), list(epochs["loss"])) == ([2], [1 / 7])
+    assert list(evaluations["stage"]) == [1, 2, 3]
+    assert list(evaluations["weights_epoch"]) == [3, 2, 1]
+    assert list(evaluations["test_accuracy"]) == [0.5, 0.25, 0.75]
+    assert list(evaluations["validation_accuracy"]) == [0.1, 0.2, 0.3]

@@ -80,7 +80,8 @@ def test_a_repeated_run_is_equal_but_for_wall_times(asynchronous, simulate, smal
     assert one.hashes == other.hashes
     assert without_wall_times(one.trace) == without_wall_times(other.trace)
     assert one.outcome.buffers == other.outcome.buffers
-    assert one.outcome.evaluation == other.outcome.evaluation
+    evaluations = [run.outcome.evaluation.model_dump(exclude={"end_s"}) for run in (one, other)]
+    assert evaluations[0] == evaluations[1]
     assert one.outcome.ends == other.outcome.ends
 
 
@@ -105,18 +106,18 @@ def test_stage_1_ends_the_same_in_every_run(asynchronous, synchronous, name) -> 
 def test_entries_are_conserved(asynchronous, name) -> None:
     run = asynchronous(name)
     stages = by_stage(run.trace)
-    assert [b["after_stage"] for b in run.outcome.buffers] == [1, 2]
+    assert [b.after_stage for b in run.outcome.buffers] == [1, 2]
     for buffer in run.outcome.buffers:
-        j = buffer["after_stage"]
-        assert buffer["inserted"] == buffer["left"] + buffer["retired"] + buffer["overwritten_unused"]
-        assert buffer["sent"] == buffer["inserted"] + buffer["on_the_way"] + buffer["lost"] + buffer["dropped"]
+        j = buffer.after_stage
+        assert buffer.inserted == buffer.left + buffer.retired + buffer.overwritten_unused
+        assert buffer.sent == buffer.inserted + buffer.on_the_way + buffer.lost + buffer.dropped
         # And against the trace: every pass of the producer sent one, every pass of the reader sampled one.
         if run.config.buffer.on_full == "overwrite":
-            assert buffer["sent"] == len(stages[j])
-        assert buffer["sampled"] == len(stages[j + 1])
+            assert buffer.sent == len(stages[j])
+        assert buffer.sampled == len(stages[j + 1])
         used = {(r.source_incarnation, r.source_step) for r in stages[j + 1]}
-        assert buffer["retired"] <= len(used) <= buffer["retired"] + buffer["left"]
-        assert buffer["left"] <= run.config.buffer.size
+        assert buffer.retired <= len(used) <= buffer.retired + buffer.left
+        assert buffer.left <= run.config.buffer.size
 
 
 @pytest.mark.parametrize(
@@ -133,7 +134,7 @@ def test_entries_are_conserved(asynchronous, name) -> None:
 )
 def test_the_runs_of_these_tests_do_what_their_names_say(asynchronous, name, counts) -> None:
     buffers = asynchronous(name).outcome.buffers
-    assert {what: sum(b[what] for b in buffers) > 0 for what in counts} == dict.fromkeys(counts, True)
+    assert {what: sum(getattr(b, what) for b in buffers) > 0 for what in counts} == dict.fromkeys(counts, True)
 
 
 @pytest.mark.parametrize("name", ["lossy-block", "wan-block", "narrow-link"])
@@ -143,15 +144,15 @@ def test_entries_are_conserved_at_any_time(simulate, small_config, name) -> None
 
     def check(simulation: Simulation) -> None:
         for b in simulation.outcome().buffers:
-            assert b["inserted"] == b["left"] + b["retired"] + b["overwritten_unused"]
-            assert b["sent"] == b["inserted"] + b["on_the_way"] + b["lost"] + b["dropped"]
-            assert b["left"] <= config.buffer.size
+            assert b.inserted == b.left + b.retired + b.overwritten_unused
+            assert b.sent == b.inserted + b.on_the_way + b.lost + b.dropped
+            assert b.left <= config.buffer.size
             if config.buffer.on_full == "block":
-                assert b["left"] + b["on_the_way"] <= config.buffer.size
-                assert b["overwritten_unused"] == 0
+                assert b.left + b.on_the_way <= config.buffer.size
+                assert b.overwritten_unused == 0
                 # Only what a producer makes when its reader has stopped: there is no place for it, and no need.
-                reader_trains = simulation._passes[b["after_stage"] + 1].is_training
-                assert b["dropped"] == 0 or not reader_trains
+                reader_trains = simulation._passes[b.after_stage + 1].is_training
+                assert b.dropped == 0 or not reader_trains
             seen.append(b)
 
     run = simulate(config, on_pass=check)
@@ -186,10 +187,10 @@ def test_algorithm_1_has_staleness_0(synchronous) -> None:
 
 def test_algorithm_1_passes_each_entry_on_once(synchronous) -> None:
     for buffer in synchronous.outcome.buffers:
-        assert {what: buffer[what] for what in ("sent", "inserted", "sampled", "retired")} == dict.fromkeys(
+        assert {what: getattr(buffer, what) for what in ("sent", "inserted", "sampled", "retired")} == dict.fromkeys(
             ("sent", "inserted", "sampled", "retired"), UPDATES
         )
-        assert (buffer["left"], buffer["overwritten_unused"], buffer["lost"], buffer["dropped"]) == (0, 0, 0, 0)
+        assert (buffer.left, buffer.overwritten_unused, buffer.lost, buffer.dropped) == (0, 0, 0, 0)
     assert all(end.lost_turns is None for end in synchronous.outcome.ends.values())
 
 
@@ -198,7 +199,7 @@ def test_backprop_is_one_stage_without_buffers(simulate, small_config) -> None:
     assert [(r.stage, r.step, r.kind) for r in run.trace] == [(1, step, "train") for step in range(11)]
     assert run.outcome.buffers == []
     assert list(run.outcome.ends) == [1]
-    assert len(run.outcome.evaluation["test"]["accuracy"]) == 1
+    assert len(run.outcome.evaluation.test_accuracy) == 1
 
 
 # --- Quotas and forward-only passes -----------------------------------------------------------------------------------
@@ -411,30 +412,30 @@ def test_evaluations_come_when_the_slowest_stage_is_due_and_at_the_end(
 ) -> None:
     run = simulate(small_config(algorithm=algorithm, epochs=epochs, batch_size=479, evaluation={"every": every}))
     lines = run.recorder.evaluations
-    assert [line["epoch"] for line in lines] == expected
-    assert [line["final"] for line in lines] == [False] * (len(expected) - 1) + [True]
-    assert all(len(line["test_ensemble_accuracy"]) == 3 for line in lines)
-    assert lines[-1]["test_accuracy"] == run.outcome.evaluation["test"]["accuracy"]
+    assert [line.epoch for line in lines] == expected
+    assert [line.final for line in lines] == [False] * (len(expected) - 1) + [True]
+    assert all(len(line.test_ensemble_accuracy) == 3 for line in lines)
+    assert lines[-1].test_accuracy == run.outcome.evaluation.test_accuracy
     # When the slowest stage completes the epoch: it has 3 updates an epoch.
     updates = [r for r in run.trace if r.kind == "train"]
     for line in lines[:-1]:
-        ends = [[r.end_s for r in updates if r.stage == j][3 * line["epoch"] - 1] for j in (1, 2, 3)]
-        assert line["end_s"] >= max(ends)
+        ends = [[r.end_s for r in updates if r.stage == j][3 * line.epoch - 1] for j in (1, 2, 3)]
+        assert line.end_s >= max(ends)
 
 
 def test_epoch_lines_sum_up_the_updates(asynchronous) -> None:
     run = asynchronous("default")
-    assert sorted((line["stage"], line["epoch"]) for line in run.recorder.epochs) == [
+    assert sorted((line.stage, line.epoch) for line in run.recorder.epochs) == [
         (j, epoch) for j in (1, 2, 3) for epoch in (1, 2)
     ]
     for line in run.recorder.epochs:
-        own = [r for r in run.trace if r.stage == line["stage"] and r.kind == "train"]
-        losses = [r.loss for r in own[11 * (line["epoch"] - 1) : 11 * line["epoch"]]]
-        assert line["loss"] == pytest.approx(sum(losses) / 11)
-        assert 0 <= line["accuracy"] <= 1
-        assert line["updates"] == 11 * line["epoch"]
-        assert line["end_s"] == own[11 * line["epoch"] - 1].end_s
-        assert (line["kind"], line["lr"]) == ("epoch", 0.05)
+        own = [r for r in run.trace if r.stage == line.stage and r.kind == "train"]
+        losses = [r.loss for r in own[11 * (line.epoch - 1) : 11 * line.epoch]]
+        assert line.loss == pytest.approx(sum(losses) / 11)
+        assert 0 <= line.accuracy <= 1
+        assert line.updates == 11 * line.epoch
+        assert line.end_s == own[11 * line.epoch - 1].end_s
+        assert (line.kind, line.lr) == ("epoch", 0.05)
 
 
 def test_the_validation_share_is_evaluated_too(simulate, small_config) -> None:
@@ -442,20 +443,25 @@ def test_the_validation_share_is_evaluated_too(simulate, small_config) -> None:
     (line,) = run.recorder.evaluations
     for split in ("test", "validation"):
         for what in ("accuracy", "loss", "ensemble_accuracy"):
-            assert len(line[f"{split}_{what}"]) == 3
+            assert len(getattr(line, f"{split}_{what}")) == 3
 
 
 def test_evaluation_line() -> None:
+    test = {"accuracy": [0.5, 0.75], "ensemble_accuracy": [0.5, 0.25], "loss": [1.0, 2.0]}
     evaluation = Evaluation(3, 0.5, [Publication(4, 0.4, None), Publication(3, 0.5, None)])
-    line = {"kind": "evaluation", "epoch": 3, "epochs": [4, 3], "final": True, "end_s": 0.5, "test_loss": [1.0]}
-    assert evaluation_line(evaluation, {"test": {"loss": [1.0]}}, True) == line
-    assert evaluation_line(evaluation._replace(stage=2), {"test": {"loss": [1.0]}}, True) == {**line, "stage": 2}
+    line = evaluation_line(evaluation, {"test": test}, True)
+    assert (line.kind, line.epoch, line.epochs, line.final, line.end_s, line.stage) == (
+        *("evaluation", 3, (4, 3), True, 0.5, None),
+    )
+    assert evaluation_line(evaluation._replace(stage=2), {"test": test}).stage == 2
+    assert (line.test_accuracy, line.test_ensemble_accuracy, line.test_loss) == ((0.5, 0.75), (0.5, 0.25), (1.0, 2.0))
+    assert (line.validation_accuracy, line.validation_loss) == (None, None)
 
 
 def test_training_learns(simulate, small_config) -> None:
     run = simulate(small_config(epochs=4, batch_size=32, model={"width": 8}))
-    assert run.outcome.evaluation["test"]["accuracy"][2] > 0.85
-    assert run.outcome.evaluation["test"]["ensemble_accuracy"][2] > 0.85
+    assert run.outcome.evaluation.test_accuracy[2] > 0.85
+    assert run.outcome.evaluation.test_ensemble_accuracy[2] > 0.85
 
 
 def test_progress_is_told_for_every_stage_at_every_epoch(asynchronous) -> None:
@@ -495,8 +501,8 @@ def test_a_run_that_is_stopped_says_how_far_it_came(small_config, digits_folder,
     assert len(recorder.trace) == 10
     assert outcome.evaluation is None
     for b in outcome.buffers:
-        assert b["sent"] == outcome.ends[b["after_stage"]].updates
-        assert b["sampled"] == outcome.ends[b["after_stage"] + 1].updates
+        assert b.sent == outcome.ends[b.after_stage].updates
+        assert b.sampled == outcome.ends[b.after_stage + 1].updates
 
 
 def test_a_run_can_be_stopped_while_it_evaluates(small_config, digits_folder, make_recorder) -> None:

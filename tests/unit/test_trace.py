@@ -10,7 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncdgl.rundir.trace import PassRecord, batch_age, by_stage, distribution, overlap, read_trace, staleness
+from asyncdgl.rundir.trace import (
+    PassRecord,
+    batch_age,
+    batches_unseen,
+    by_stage,
+    distribution,
+    overlap,
+    read_trace,
+    staleness,
+    times_sampled,
+)
 
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 
@@ -156,6 +166,29 @@ def test_batch_age_counts_batches_of_stage_1(record) -> None:
     assert batch_age(readers, first).tolist() == [0, 3, 2]
 
 
+def test_batch_age_follows_a_stream_that_begins_again(record) -> None:
+    """`sequential-dgl`: stage 1 forwards each batch again for stage 2, which reads it at once."""
+    first = [record(1, n, n + 1.0) for n in range(3)]
+    first += [record(1, 3 + n, 4.0 + 2 * n, batch=n, kind="forward", loss=None) for n in range(3)]
+    second = [record(2, n, 5.0 + 2 * n, batch=n, sampled_s=4.0 + 2 * n, source_step=3 + n) for n in range(3)]
+    assert batch_age(second, first).tolist() == [0, 0, 0]
+
+
+def test_batches_unseen_is_the_share_that_was_passed_over(record) -> None:
+    seen = [record(2, n, 1.0 + n, batch=batch) for n, batch in enumerate([0, 3, 3, 7, 1])]
+    forward = record(2, 5, 9.0, batch=19, kind="forward", loss=None)
+    assert batches_unseen([*seen, forward]) == 1 - 4 / 8
+    assert batches_unseen([record(1, n, 1.0 + n) for n in range(5)]) == 0
+    assert batches_unseen([forward]) is None
+    assert batches_unseen([]) is None
+
+
+def test_times_sampled_counts_training_passes_alone(record) -> None:
+    kinds = [("train", 1), ("forward", 2), ("train", 3), ("forward", 9)]
+    passes = [record(2, n, 1.0 + n, kind=kind, times_sampled=times) for n, (kind, times) in enumerate(kinds)]
+    assert times_sampled([*passes, record(2, 4, 9.0)]).tolist() == [1, 3]
+
+
 # --- Overlap ----------------------------------------------------------------------------------------------------------
 
 
@@ -194,8 +227,8 @@ def test_overlap_takes_passes_in_any_order(record) -> None:
 
 
 def test_distribution() -> None:
-    assert distribution(np.arange(101)) == {"mean": 50.0, "p50": 50.0, "p95": 95.0, "max": 100.0}
+    assert distribution(np.arange(101)).model_dump() == {"mean": 50.0, "p50": 50.0, "p95": 95.0, "max": 100.0}
 
 
 def test_distribution_of_nothing_is_none() -> None:
-    assert distribution(np.array([], np.int64)) == dict.fromkeys(("mean", "p50", "p95", "max"))
+    assert distribution(np.array([], np.int64)).model_dump() == dict.fromkeys(("mean", "p50", "p95", "max"))

@@ -198,25 +198,25 @@ def test_stage_1_ends_as_in_every_other_run(trained, simulated, name) -> None:
 def assert_conserved(buffers: list[dict[str, int]]) -> None:
     """Rule 15."""
     for b in buffers:
-        assert b["inserted"] == b["left"] + b["retired"] + b["overwritten_unused"]
-        assert b["sent"] == b["inserted"] + b["on_the_way"] + b["lost"] + b["dropped"]
+        assert b.inserted == b.left + b.retired + b.overwritten_unused
+        assert b.sent == b.inserted + b.on_the_way + b.lost + b.dropped
 
 
 def assert_books_balance(run: Run) -> None:
     """The counts of all buffers and stages, against each other and against the trace."""
     assert_conserved(run.outcome.buffers)
-    assert [b["after_stage"] for b in run.outcome.buffers] == list(range(1, run.config.stages))
+    assert [b.after_stage for b in run.outcome.buffers] == list(range(1, run.config.stages))
     for b in run.outcome.buffers:
-        j = b["after_stage"]
-        assert b["sent"] == len(run.stages[j])
-        assert b["sampled"] == len(run.stages[j + 1]) + b["fetched_unused"]
-        assert b["fetched_unused"] == run.outcome.ends[j + 1].fetched_unused
-        assert b["fetched_unused"] <= run.config.buffer.prefetch + 1, "fetched ahead, and one for a pass not made"
-        assert b["left"] <= run.config.buffer.size
+        j = b.after_stage
+        assert b.sent == len(run.stages[j])
+        assert b.sampled == len(run.stages[j + 1]) + b.fetched_unused
+        assert b.fetched_unused == run.outcome.ends[j + 1].fetched_unused
+        assert b.fetched_unused <= run.config.buffer.prefetch + 1, "fetched ahead, and one for a pass not made"
+        assert b.left <= run.config.buffer.size
         used = {r.source_step for r in run.stages[j + 1]}
-        assert len(used) <= b["retired"] + b["left"]
+        assert len(used) <= b.retired + b.left
         if run.config.buffer.on_full == "block":
-            assert b["overwritten_unused"] == 0 or run.config.buffer.max_age is not None
+            assert b.overwritten_unused == 0 or run.config.buffer.max_age is not None
     for j, end in run.outcome.ends.items():
         assert (end.updates, end.forward_passes) == (
             sum(r.kind == TRAIN for r in run.stages[j]),
@@ -243,7 +243,7 @@ def test_entries_are_conserved(trained, name) -> None:
 )
 def test_the_runs_of_these_tests_do_what_their_names_say(trained, name, counts) -> None:
     buffers = trained(name).outcome.buffers
-    assert {what: sum(b[what] for b in buffers) > 0 for what in counts} == dict.fromkeys(counts, True)
+    assert {what: sum(getattr(b, what) for b in buffers) > 0 for what in counts} == dict.fromkeys(counts, True)
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -259,8 +259,8 @@ def test_without_arithmetic_the_trace_is_the_same_but_for_losses(trained, run_vi
         assert bare.state_sha256 is None
         assert (bare.updates, bare.forward_passes, bare.epochs) == (end.updates, end.forward_passes, end.epochs)
     timing = ("stage", "epoch", "updates", "end_s")
-    assert [[line[key] for key in timing] for line in other.recorder.epochs] == [
-        [line[key] for key in timing] for line in one.recorder.epochs
+    assert [[getattr(line, key) for key in timing] for line in other.recorder.epochs] == [
+        [getattr(line, key) for key in timing] for line in one.recorder.epochs
     ]
     assert other.recorder.evaluations == []
 
@@ -306,7 +306,7 @@ def test_a_slow_machine_holds_a_fast_one_back_once_the_window_is_used_up(moved) 
     ]
     assert [r.kind for r in run.stages[1]] == [TRAIN] * 4 + [FORWARD] * 3
     assert [r.source_update for r in run.stages[2]] == [0, 3, 4, 4]
-    assert run.outcome.buffers[0]["inserted"] == 7
+    assert run.outcome.buffers[0].inserted == 7
 
 
 def test_with_pace_free_nobody_waits_for_a_slow_machine(moved) -> None:
@@ -392,8 +392,8 @@ def test_prefetch_takes_the_next_entries_as_a_pass_begins(moved, prefetch, sourc
     assert [r.source_step for r in reader] == sources
     assert [r.sampled_s for r in reader] == sampled
     assert [r.times_sampled for r in reader] == [1] * 4
-    assert run.outcome.buffers[0]["fetched_unused"] == run.outcome.ends[2].fetched_unused == unused
-    assert run.outcome.buffers[0]["sampled"] == 4 + unused
+    assert run.outcome.buffers[0].fetched_unused == run.outcome.ends[2].fetched_unused == unused
+    assert run.outcome.buffers[0].sampled == 4 + unused
     assert run.outcome.ends[1].fetched_unused == 0
 
 
@@ -427,11 +427,11 @@ def test_on_full_block_makes_the_producer_wait(moved, pace, prefetch) -> None:
         (10, 13, 3, 10),
     ]
     counts = run.outcome.buffers[0]
-    assert (counts["sent"], counts["retired"], counts["left"], counts["dropped"]) == (5, 4, 1, 0)
+    assert (counts.sent, counts.retired, counts.left, counts.dropped) == (5, 4, 1, 0)
     # With more to fetch it comes earlier into the reader's hands, and the producer waits as long: one place only.
     ahead = moved(batches=4, virtual=unequal(1, 3), pace=pace, buffer={**buffer, "prefetch": prefetch})
     assert [r.source_step for r in ahead.stages[2]] == [0, 1, 2, 3]
-    assert ahead.outcome.buffers[0]["fetched_unused"] <= 1
+    assert ahead.outcome.buffers[0].fetched_unused <= 1
 
 
 def test_a_producer_whose_reader_has_stopped_needs_no_place(moved) -> None:
@@ -447,7 +447,7 @@ def test_a_producer_whose_reader_has_stopped_needs_no_place(moved) -> None:
         (8, 9),
     ]
     counts = run.outcome.buffers[0]
-    assert {what: counts[what] for what in ("sent", "inserted", "retired", "left", "dropped")} == {
+    assert {what: getattr(counts, what) for what in ("sent", "inserted", "retired", "left", "dropped")} == {
         "sent": 6,
         "inserted": 4,
         "retired": 2,
@@ -633,7 +633,7 @@ def test_a_link_too_narrow_goes_on_at_its_bandwidth(moved) -> None:
     """An entry takes two passes to go through: half of them arrive, however long the run. The others are dropped."""
     link = {"bandwidth": 128 * (8 * 16 * 4 + 8) / 2}
     run = moved(batches=500, model={"blocks": 3}, delays={"profile": {"every_link": link}})
-    assert run.outcome.buffers[0]["inserted"] > 200
+    assert run.outcome.buffers[0].inserted > 200
     assert max(r.times_sampled for r in run.stages[2]) < 10
 
 
@@ -833,7 +833,7 @@ def test_a_run_that_is_stopped_says_how_far_it_came(virtual_config, digits_folde
     assert {j: end.updates for j, end in outcome.ends.items()} == counts
     assert_conserved(outcome.buffers)
     for b in outcome.buffers:
-        assert b["sent"] == counts[b["after_stage"]]
+        assert b.sent == counts[b.after_stage]
     assert outcome.evaluation is None
 
 
@@ -842,18 +842,18 @@ def test_a_run_that_is_stopped_says_how_far_it_came(virtual_config, digits_folde
 
 def test_evaluations_and_epoch_lines_have_virtual_times(trained) -> None:
     run = trained("slow_stage3-uniform")
-    by_key = {(line["stage"], line["epoch"]): line for line in run.recorder.epochs}
+    by_key = {(line.stage, line.epoch): line for line in run.recorder.epochs}
     assert sorted(by_key) == [(j, epoch) for j in (1, 2, 3) for epoch in (1, 2)]
     for (j, epoch), line in by_key.items():
         own = [r for r in run.stages[j] if r.kind == TRAIN][11 * (epoch - 1) : 11 * epoch]
-        assert line["end_s"] == own[-1].end_s
-        assert line["loss"] == pytest.approx(sum(r.loss for r in own) / 11)
+        assert line.end_s == own[-1].end_s
+        assert line.loss == pytest.approx(sum(r.loss for r in own) / 11)
     first, last = run.recorder.evaluations
-    assert (first["epoch"], first["final"], last["epoch"], last["final"]) == (1, False, 2, True)
+    assert (first.epoch, first.final, last.epoch, last.final) == (1, False, 2, True)
     # When the slowest stage completes its epoch; and at the end of the run.
-    assert first["end_s"] == max(by_key[j, 1]["end_s"] for j in (1, 2, 3))
-    assert last["end_s"] >= max(r.end_s for r in run.stages[3])
-    assert last["test_accuracy"] == run.outcome.evaluation["test"]["accuracy"]
+    assert first.end_s == max(by_key[j, 1].end_s for j in (1, 2, 3))
+    assert last.end_s >= max(r.end_s for r in run.stages[3])
+    assert last.test_accuracy == run.outcome.evaluation.test_accuracy
 
 
 def test_progress_is_told_at_every_epoch(trained) -> None:
