@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from asyncdgl.config.model import RunConfig
+from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.observer import Line, Progress
 from asyncdgl.rundir.trace import TRAIN, PassRecord
 from asyncdgl.rundir.writer import RunWriter
@@ -35,7 +35,7 @@ class RunDisplay:
         writer: of its directory.
     """
 
-    def __init__(self, config: RunConfig, writer: RunWriter) -> None:
+    def __init__(self, config: ResolvedConfig, writer: RunWriter) -> None:
         self._config = config
         self._writer = writer
         self._console = console()

@@ -13,7 +13,6 @@ from asyncdgl.config.defaults import merged
 from asyncdgl.config.model import RunConfig
 from asyncdgl.config.yaml import load_yaml, parse_assignment, parse_config, set_key
 from asyncdgl.errors import ConfigError
-from asyncdgl.plan.machine import on_this_machine
 
 FLAGS: dict[str, dict[str, str]] = {
     "Run": {
@@ -102,7 +101,7 @@ def run(
     Defaults are those of the digits data set; other data sets have their own (see the README, or --dry-run). A flag
     beats --set, which beats --config.
     """
-    config = _configure(config_file, assignments, {k.replace("__", "."): v for k, v in flags.items() if v is not None})
+    asked = _configure(config_file, assignments, {k.replace("__", "."): v for k, v in flags.items() if v is not None})
     from asyncdgl.rundir.writer import check_out
 
     if out == "":
@@ -113,23 +112,23 @@ def run(
     if dry_run:
         from asyncdgl.cli.dry_run import show_dry_run
 
-        show_dry_run(config)
+        show_dry_run(asked)
         return 0
+    from asyncdgl.plan.machine import wanted_address
     from asyncdgl.plan.memory import check_memory
+    from asyncdgl.plan.resolve import planned
 
-    if config.runtime == "ray":
-        from asyncdgl.on_ray.cluster import check_address, wanted_address
-
-        address = wanted_address(config.ray.address)
-        if address is None:
-            check_memory(config)
-        else:
-            check_address(address, config.ray.address)
-    else:
+    config = planned(asked)
+    address = wanted_address(asked.ray.address) if asked.runtime == "ray" else None
+    if address is None:
         check_memory(config)
+    else:
+        from asyncdgl.on_ray.cluster import check_address
+
+        check_address(address, asked.ray.address)
     from asyncdgl.cli.session import Session
 
-    return Session(config, folder).execute()
+    return Session(asked, folder).execute()
 
 
 def _configure(config_file: Path | None, assignments: Collection[str], flags: dict[str, str]) -> RunConfig:
@@ -143,7 +142,7 @@ def _configure(config_file: Path | None, assignments: Collection[str], flags: di
     _refuse_parts_of_named_profile(flags.get("delays.profile"), tree, given)
     for key, text in flags.items():
         set_key(typed, key, text)
-    return on_this_machine(parse_config(merged(tree, typed), given))
+    return parse_config(merged(tree, typed), given)
 
 
 def _refuse_parts_of_named_profile(flag: str | None, tree: dict[str, Any], given: Collection[str]) -> None:

@@ -9,8 +9,8 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from asyncdgl.config.model import FORM_TAGS, DelaysConfig, RunConfig
-from asyncdgl.delays.profiles import DelayProfile, LinkDelay, StageDelay
+FORM_TAGS = ("<name>", "<inline>")
+"""Which of two forms a value has, a word or its content: pydantic puts the tag into the place that an error names."""
 
 _NUMBER_KINDS = {
     "int_parsing": "a whole number",
@@ -52,7 +52,7 @@ def _lines_of(details: ErrorDetails, model: type[BaseModel]) -> list[str]:
         return list(context["problems"])
     if kind == "extra_forbidden":
         *sections, last = path
-        return [f"{where}: unknown key{_section_of(path) or _suggestion(str(last), _keys(model, sections))}"]
+        return [f"{where}: unknown key{_section_of(path, model) or _suggestion(str(last), _keys(model, sections))}"]
     if kind == "literal_error":
         choices = [choice.strip(" '") for choice in str(context["expected"]).replace(" or ", ", ").split(",")]
         near = difflib.get_close_matches(str(value), choices, n=1)
@@ -76,9 +76,9 @@ def _lines_of(details: ErrorDetails, model: type[BaseModel]) -> list[str]:
     return [f"{where}: {message[0].lower()}{message[1:]}, got {_shown(value)}"]
 
 
-def _section_of(path: list[Any]) -> str:
+def _section_of(path: list[Any], model: type[BaseModel]) -> str:
     """For a key without its section: where it belongs."""
-    for name, field in RunConfig.model_fields.items():
+    for name, field in model.model_fields.items():
         part = field.annotation
         if len(path) == 1 and isinstance(part, type) and issubclass(part, BaseModel) and path[0] in part.model_fields:
             return f"; did you mean {name}.{path[0]}?"
@@ -87,21 +87,21 @@ def _section_of(path: list[Any]) -> str:
 
 def _keys(model: type[BaseModel], sections: Collection[Any]) -> list[str]:
     for section in sections:
-        if model is DelaysConfig and section == "profile":
-            model = DelayProfile
-            continue
-        if str(section).isdigit():
-            continue
-        if model is DelayProfile and section in ("stages", "links"):
-            model = StageDelay if section == "stages" else LinkDelay
+        if str(section).isdigit():  # of an item of a list, or of a stage
             continue
         field = model.model_fields.get(str(section))
-        kinds = () if field is None else (field.annotation, *get_args(field.annotation))
-        parts = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
-        if not parts:
+        below = None if field is None else _model_in(field.annotation)
+        if below is None:
             return []
-        model = parts[0]
+        model = below
     return list(model.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The part that a value of this type is or holds."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for kind in get_args(annotation) if (found := _model_in(kind)) is not None), None)
 
 
 def _suggestion(word: str, known: Collection[str]) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from asyncdgl.config.defaults import PIXELS, defaults_for, merged
+from asyncdgl.config.messages import FORM_TAGS
+from asyncdgl.config.part import Part
 from asyncdgl.delays.profiles import DelayProfile, built_in_profile
 from asyncdgl.errors import ConfigError
 
@@ -20,23 +22,11 @@ Codec = Literal["none", "bf16", "int8"]
 Aux = Literal["mlp", "mlp-sr", "cnn"]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_truth_values_as_numbers(cls, value: Any, info: ValidationInfo) -> Any:
-        annotation = cls.model_fields[str(info.field_name)].annotation
-        if isinstance(value, bool) and annotation is not bool:
-            raise PydanticCustomError("int_type" if annotation is int else "float_type", "a number")
-        return value
-
-
 def _number(default: float, description: str, **bounds: Any) -> Any:
     return Field(default=default, description=description, allow_inf_nan=False, **bounds)
 
 
-class DataConfig(_Part):
+class DataConfig(Part):
     """Which images, and what is done to them."""
 
     dataset: Dataset = Field(default="digits", description="images to train on")
@@ -56,7 +46,7 @@ class DataConfig(_Part):
     )
 
 
-class ModelConfig(_Part):
+class ModelConfig(Part):
     """The paper's convolutional network and its auxiliary networks."""
 
     name: Literal["conv"] = Field(default="conv", description="conv: blocks of 3x3 convolution, batch norm, ReLU")
@@ -79,7 +69,7 @@ class ModelConfig(_Part):
     )
 
 
-class BufferConfig(_Part):
+class BufferConfig(Part):
     """The replay buffers between the stages."""
 
     size: int = Field(default=10, ge=1, description="mini-batches M that each buffer holds")
@@ -98,7 +88,11 @@ class BufferConfig(_Part):
     prefetch: int = Field(default=1, ge=0, le=16, description="entries that a reader fetches ahead (ray, virtual)")
 
 
-class OptimConfig(_Part):
+IN_TURN: Mapping[str, Any] = {"sampler": "fifo", "max_reuse": 1, "on_full": "block", "min_size": 1, "max_age": None}
+"""What every buffer of ``sync-dgl`` does: each entry once, in order, none dropped."""
+
+
+class OptimConfig(Part):
     """SGD with momentum and the learning-rate schedule of each stage."""
 
     lr: float = _number(0.1, "learning rate", gt=0)
@@ -113,15 +107,11 @@ class OptimConfig(_Part):
     lr_decay_factor: float = _number(5.0, "what the learning rate is divided by", ge=1)
 
 
-FORM_TAGS = ("<name>", "<inline>")
-"""Which of two forms a value has, a word or its content: pydantic puts the tag into the place that an error names."""
-
-
 def _form(value: Any) -> str:
     return FORM_TAGS[0] if isinstance(value, str) else FORM_TAGS[1]
 
 
-class DelaysConfig(_Part):
+class DelaysConfig(Part):
     """Simulated delays."""
 
     profile: Annotated[
@@ -138,14 +128,14 @@ class DelaysConfig(_Part):
         return built_in_profile(self.profile, self.slowdown)
 
 
-class PassTimes(_Part):
+class PassTimes(Part):
     """What one pass of a stage takes without any delay, in seconds."""
 
     train: float = Field(gt=0, allow_inf_nan=False, description="a pass with an update")
     forward: float = Field(gt=0, allow_inf_nan=False, description="a forward-only pass")
 
 
-class VirtualConfig(_Part):
+class VirtualConfig(Part):
     """The virtual runtime: how long passes take, and whether anything is computed."""
 
     step_times: Annotated[
@@ -160,7 +150,7 @@ class VirtualConfig(_Part):
     batches: int = Field(default=100, ge=1, description="mini-batches of an epoch, where train is false")
 
 
-class RayConfig(_Part):
+class RayConfig(Part):
     """Where the Ray runtime runs, and on how many cores."""
 
     address: str | None = Field(
@@ -177,13 +167,13 @@ class RayConfig(_Part):
     )
 
 
-class EvaluationConfig(_Part):
+class EvaluationConfig(Part):
     """When the test set is used."""
 
     every: int = Field(default=1, ge=1, description="epochs between two evaluations")
 
 
-class RunConfig(_Part):
+class RunConfig(Part):
     """Everything that decides what a run computes. What is not given is filled in with the data set's defaults."""
 
     name: str = Field(default="", max_length=80, pattern=r"^[A-Za-z0-9_][A-Za-z0-9._+-]*$", description="of the run")
@@ -204,7 +194,9 @@ class RunConfig(_Part):
         description="of the arithmetic; auto: bf16 on a GPU, and on a CPU that is fast at it if the network is large",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: a GPU where there is one")
-    threads: int = Field(default=1, ge=1, le=1024, description="CPU threads of each stage")
+    threads: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
+        default=1, description="CPU threads of each stage; auto: this machine's cores, shared by the stages of ray"
+    )
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     buffer: BufferConfig = BufferConfig()
@@ -232,16 +224,14 @@ class RunConfig(_Part):
         return self.delays.resolve()
 
     @property
-    def replay(self) -> BufferConfig:
-        """What the buffers do: as configured, or for ``sync-dgl`` first in, first out, one use, blocking."""
-        if self.algorithm != "sync-dgl":
-            return self.buffer
-        changes = {"sampler": "fifo", "max_reuse": 1, "on_full": "block", "min_size": 1, "max_age": None}
-        return self.buffer.model_copy(update=changes)
+    def between(self) -> Mapping[str, Any]:
+        """What the algorithm says of the buffers between its stages, whatever was asked."""
+        return IN_TURN if self.algorithm == "sync-dgl" else {}
 
-    def threads_of(self, stage: int) -> int:
-        """CPU threads of one stage."""
-        return self.ray.threads[stage - 1] if isinstance(self.ray.threads, tuple) else self.threads
+    @property
+    def real_buffer(self) -> BufferConfig:
+        """What the buffers will do: as asked, but for what the algorithm says of them."""
+        return self.buffer.replace(**self.between)
 
     @property
     def has_tensors(self) -> bool:
@@ -272,14 +262,15 @@ def _cross_field_problems(config: RunConfig) -> list[str]:
             f"stages must be at most model.blocks ({model.blocks}), since a stage is at least one block; "
             f"got {config.stages} (a deeper network: --set model.blocks={config.stages})"
         )
+    cuts = config.stages - 1 if config.stages <= model.blocks else 0
     if model.cut is not None and (
-        len(model.cut) != config.stages - 1
+        len(model.cut) != cuts
         or list(model.cut) != sorted(set(model.cut))
         or any(block >= model.blocks for block in model.cut)
     ):
         found.append(
-            f"model.cut must name the last block of each stage but the last one's: {config.stages - 1} growing "
-            f"numbers below {model.blocks}, got {list(model.cut)}"
+            f"model.cut must name the last block of each stage but the last one's: {cuts} growing numbers below "
+            f"{model.blocks}, got {list(model.cut)} (null for equal shares)"
         )
     found += [
         f"model.downsample names block {block}, but the network has {model.blocks} blocks"
@@ -306,10 +297,10 @@ def _cross_field_problems(config: RunConfig) -> list[str]:
     threads = config.ray.threads
     if isinstance(threads, tuple) and len(threads) != config.stages:
         found.append(f"ray.threads must have a number for each stage ({config.stages}), got {len(threads)}")
-    replay = config.replay
-    if replay.min_size > replay.size:
-        found.append(f"buffer.min_size must be at most buffer.size ({replay.size}), got {replay.min_size}")
-    if replay.on_full == "block" and replay.max_reuse is None:
+    buffer = config.real_buffer
+    if buffer.min_size > buffer.size:
+        found.append(f"buffer.min_size must be at most buffer.size ({buffer.size}), got {buffer.min_size}")
+    if buffer.on_full == "block" and buffer.max_reuse is None:
         found.append("buffer.on_full block needs a finite buffer.max_reuse: otherwise no place ever becomes free")
     if optim.lr_milestones is not None:
         if optim.lr_decay_every is not None:

@@ -63,11 +63,13 @@ def without_effect(config: RunConfig, tree: Mapping[str, Any], given: Collection
     dataset = config.data.dataset
     data = {"dataset": dataset, "data_dir": config.data.data_dir or "." if dataset == "image-folder" else None}
     neutral = RunConfig.model_validate({"data": data, "runtime": config.runtime})
+    real = {f"buffer.{key}": value for key, value in config.between.items()}  # as a run writes it down
     found = []
     for key, (_, where) in _APPLIES.items():
         if applies(config, key):
             continue
-        in_file = lookup(tree, key, None) is not None and _get(config, key) != _get(neutral, key)
+        value = _get(config, key)
+        in_file = lookup(tree, key, None) is not None and value != _get(neutral, key) and value != real.get(key)
         # The image size of a data set that has only one is checked against that one, not against the default.
         if key in given or (in_file and key != "data.image_size"):
             found.append(f"{key} has no effect here: it applies {where}")

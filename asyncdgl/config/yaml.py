@@ -7,10 +7,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from asyncdgl.config.defaults import Tree, merged
-from asyncdgl.config.messages import readable
 from asyncdgl.config.model import RunConfig
 from asyncdgl.config.setting import without_effect
 from asyncdgl.errors import ConfigError
@@ -27,10 +24,7 @@ def parse_config(tree: Mapping[str, Any], given: Collection[str] = ()) -> RunCon
         ConfigError: with every problem found.
     """
     tree = _with_profile_file(tree)
-    try:
-        config = RunConfig.model_validate(tree)
-    except ValidationError as error:
-        raise ConfigError(readable(error, RunConfig)) from None
+    config = RunConfig.checked(tree)
     problems = without_effect(config, tree, given)
     if problems:
         raise ConfigError(problems)

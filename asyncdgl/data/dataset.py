@@ -14,7 +14,7 @@ from asyncdgl.seeding import Draws
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from asyncdgl.config.model import RunConfig
+    from asyncdgl.config.resolved import ResolvedConfig
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Dataset:
         return normal
 
 
-def make_dataset(cached: Cached, config: RunConfig) -> Dataset:
+def make_dataset(cached: Cached, config: ResolvedConfig) -> Dataset:
     """The splits that a run uses.
 
     The held-out share is the same for every seed, so that runs can be compared.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from asyncdgl.config.model import RunConfig
+from asyncdgl.config.resolved import ResolvedConfig
 
 KEYS = {
     "algorithm": "algorithm",
@@ -92,7 +92,7 @@ def setting_label(key: str, value: Any) -> str:
     return f"{name} = {value_label(key, value)}"
 
 
-def threads_of_stages(config: RunConfig) -> str:
+def threads_of_stages(config: ResolvedConfig) -> str:
     """How many, in words."""
     if isinstance(config.ray.threads, tuple):
         return f"{', '.join(map(str, config.ray.threads))} threads, stage by stage"

@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
-from asyncdgl.config.model import RunConfig
+from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.report.document import Block, Column, Table, Text
 from asyncdgl.rundir.measures import stage_summaries
 from asyncdgl.rundir.outcome import StageEnd
@@ -28,7 +28,7 @@ def number(value: Any, form: str = ".4f") -> str:
     return format(value, form) if isinstance(value, int | float) else NOTHING
 
 
-def unit_of(config: RunConfig) -> str:
+def unit_of(config: ResolvedConfig) -> str:
     """Of the times in the trace."""
     return "s" if config.time_unit == "seconds" else "steps"
 

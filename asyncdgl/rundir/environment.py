@@ -13,14 +13,13 @@ from typing import Any
 import psutil
 
 from asyncdgl import __version__
-from asyncdgl.config.defaults import available_cores
-from asyncdgl.config.model import RunConfig
+from asyncdgl.config.resolved import ResolvedConfig
 
 PACKAGES = ("torch", "torchvision", "numpy", "ray", "scikit-learn", "pydantic")
 BIT_CHANGING_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile")
 
 
-def describe_environment(config: RunConfig, data_sha256: str | None) -> dict[str, Any]:
+def describe_environment(config: ResolvedConfig, data_sha256: str | None, cores: int) -> dict[str, Any]:
     """Versions, hardware, threads and the command line; no environment variables, which may hold secrets."""
     return {
         "asyncdgl": __version__,
@@ -28,7 +27,7 @@ def describe_environment(config: RunConfig, data_sha256: str | None) -> dict[str
         "packages": {name: _version(name) for name in PACKAGES},
         "platform": platform.platform(),
         "cpu": _cpu(),
-        "cores": available_cores(),
+        "cores": cores,
         "memory_bytes": psutil.virtual_memory().total,
         "threads_per_stage": config.threads if config.ray.threads is None else list(config.ray.threads),
         "data_sha256": data_sha256,

@@ -8,8 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from asyncdgl.config.model import RunConfig
-from asyncdgl.config.yaml import load_yaml, parse_config
+from asyncdgl.config.resolved import ResolvedConfig
+from asyncdgl.config.yaml import load_yaml
 from asyncdgl.errors import DataError
 from asyncdgl.rundir.records import CONFIG, ENVIRONMENT, METRICS, SUMMARY, TRACE
 from asyncdgl.rundir.trace import PassRecord, by_stage, read_trace
@@ -20,7 +20,7 @@ class Run:
     """What a run left behind. ``summary`` is None where the run was killed."""
 
     path: Path
-    config: RunConfig
+    config: ResolvedConfig
     environment: dict[str, Any]
     metrics: list[dict[str, Any]]
     trace: list[PassRecord]
@@ -43,7 +43,7 @@ def read_run(path: Path) -> Run:
     metrics, trace, summary, environment = path / METRICS, path / TRACE, path / SUMMARY, path / ENVIRONMENT
     return Run(
         path=path,
-        config=parse_config(load_yaml(path / CONFIG)),
+        config=ResolvedConfig.checked(load_yaml(path / CONFIG)),
         environment=read_json(environment) if environment.is_file() else {},
         metrics=whole_lines(metrics) if metrics.is_file() else [],
         trace=list(read_trace(trace)) if trace.is_file() else [],

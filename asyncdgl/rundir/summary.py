@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from asyncdgl.config.model import RunConfig
+from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.rundir.measures import stage_summaries
 from asyncdgl.rundir.outcome import Outcome, StageEnd
 from asyncdgl.rundir.trace import FORWARD, TRAIN, PassRecord, by_stage
@@ -12,7 +12,12 @@ from asyncdgl.rundir.writer import RunWriter
 
 
 def make_summary(
-    config: RunConfig, writer: RunWriter, outcome: Outcome | None, status: str, error: str | None, wall_seconds: float
+    config: ResolvedConfig,
+    writer: RunWriter,
+    outcome: Outcome | None,
+    status: str,
+    error: str | None,
+    wall_seconds: float,
 ) -> dict[str, Any]:
     """The content of summary.json.
 

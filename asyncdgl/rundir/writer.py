@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from asyncdgl.config.model import RunConfig
+from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.config.yaml import dump_config
 from asyncdgl.errors import ConfigError
 from asyncdgl.rundir.reader import Run, whole_lines
@@ -69,7 +69,7 @@ class RunWriter:
         self.records: list[PassRecord] = []
         """What stands in trace.jsonl, so that nobody needs to read it back."""
 
-    def write_config(self, config: RunConfig) -> None:
+    def write_config(self, config: ResolvedConfig) -> None:
         """config.yaml: ``asyncdgl run --config`` repeats the settings."""
         self._replace(CONFIG, dump_config(config))
 
@@ -114,6 +114,6 @@ class RunWriter:
         self._metrics.close()
         self._trace.close()
 
-    def as_run(self, config: RunConfig) -> Run:
+    def as_run(self, config: ResolvedConfig) -> Run:
         """What a reader of the directory would find, for the figures."""
         return Run(self.path, config, {}, self.metrics(), self.records, None)

@@ -15,14 +15,14 @@ from asyncdgl.config.yaml import load_yaml, parse_config
 from asyncdgl.data.cache import prepare
 from asyncdgl.engine.build import make_stages, make_stream, open_dataset
 from asyncdgl.learn.arithmetic import set_up_torch
-from asyncdgl.plan.machine import on_this_machine
+from asyncdgl.plan.resolve import planned
 
 
 def main() -> None:
     """Each line is answered with both times."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", type=Path)
-    config = on_this_machine(parse_config(load_yaml(parser.parse_args().config)))
+    config = planned(parse_config(load_yaml(parser.parse_args().config)))
     set_up_torch(config)
     dataset = open_dataset(config, prepare(config.data))
     stream, stage = make_stream(config, dataset), make_stages(config, dataset, only=1)[0]
