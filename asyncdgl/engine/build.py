@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from asyncdgl.buffers.buffer import ReplayBuffer
 from asyncdgl.buffers.link import Link
-from asyncdgl.config.model import RunConfig
+from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.delays.clock import ProfileClock
 from asyncdgl.seeding import Draws
 
@@ -18,29 +18,28 @@ if TYPE_CHECKING:
     from asyncdgl.learn.stage import Stage
 
 
-def make_buffer(config: RunConfig, after_stage: int) -> ReplayBuffer:
+def make_buffer(config: ResolvedConfig, after_stage: int) -> ReplayBuffer:
     """The buffer between stage ``after_stage`` and the next, with its link."""
-    replay = config.replay
     link = Link(
         config.profile.link(after_stage),
         Draws(config.seed, "link", after_stage),
-        in_order=replay.sampler == "fifo",
-        may_drop=replay.on_full == "overwrite",
+        in_order=config.buffer.sampler == "fifo",
+        may_drop=config.buffer.on_full == "overwrite",
     )
-    return ReplayBuffer(replay, link, Draws(config.seed, "buffer", after_stage))
+    return ReplayBuffer(config.buffer, link, Draws(config.seed, "buffer", after_stage))
 
 
-def make_clock(config: RunConfig, stage: int) -> ProfileClock:
+def make_clock(config: ResolvedConfig, stage: int) -> ProfileClock:
     """The profile clock of a stage."""
     return ProfileClock(config.profile.stage(stage), Draws(config.seed, "clock", stage))
 
 
-def steps_clock(config: RunConfig, after_stage: int) -> bool:
+def steps_clock(config: ResolvedConfig, after_stage: int) -> bool:
     """Whether entries on this link travel on the profile clock, and not on the buffer's own."""
     return config.pace == "profile" and config.profile.unit == "steps" and config.profile.link(after_stage).has_delay
 
 
-def open_dataset(config: RunConfig, folder: Path) -> Dataset:
+def open_dataset(config: ResolvedConfig, folder: Path) -> Dataset:
     """The data set that lies decoded in ``folder``."""
     from asyncdgl.data.cache import open_cached
     from asyncdgl.data.dataset import make_dataset
@@ -48,14 +47,14 @@ def open_dataset(config: RunConfig, folder: Path) -> Dataset:
     return make_dataset(open_cached(folder), config)
 
 
-def make_stream(config: RunConfig, dataset: Dataset) -> BatchStream:
+def make_stream(config: ResolvedConfig, dataset: Dataset) -> BatchStream:
     """The stream of training mini-batches."""
     from asyncdgl.data.stream import BatchStream
 
     return BatchStream(dataset, config.batch_size, config.data.augment, Draws(config.seed, "data"))
 
 
-def make_stages(config: RunConfig, dataset: Dataset, only: int | None = None) -> list[Stage]:
+def make_stages(config: ResolvedConfig, dataset: Dataset, only: int | None = None) -> list[Stage]:
     """All trained stages, or only number ``only``."""
     from asyncdgl.learn.stage import Stage
     from asyncdgl.nets.network import make_networks, make_stage_net
@@ -70,7 +69,7 @@ def make_stages(config: RunConfig, dataset: Dataset, only: int | None = None) ->
     return [Stage(net, config.optim, per_epoch, config.device, bf16) for net in nets]
 
 
-def make_evaluator(config: RunConfig, dataset: Dataset) -> Evaluator:
+def make_evaluator(config: ResolvedConfig, dataset: Dataset) -> Evaluator:
     """Copies of all stages for evaluation."""
     from asyncdgl.learn.evaluation import Evaluator
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from asyncdgl.buffers.buffer import Sample
 from asyncdgl.buffers.entry import Entry, PassName, Provenance
-from asyncdgl.config.model import RunConfig
+from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.data.batch import ActivationBatch
 from asyncdgl.engine.build import make_stream
 from asyncdgl.errors import StageFailed
@@ -35,7 +35,7 @@ class StagePasses:
     """
 
     def __init__(
-        self, config: RunConfig, dataset: Dataset, number: int, stage: Stage, clock: Callable[[], float]
+        self, config: ResolvedConfig, dataset: Dataset, number: int, stage: Stage, clock: Callable[[], float]
     ) -> None:
         self.number = number
         self.stage = stage

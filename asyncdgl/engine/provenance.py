@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from asyncdgl.buffers.buffer import Sample
 from asyncdgl.buffers.entry import Entry, PassName, Provenance
-from asyncdgl.config.model import RunConfig
+from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.engine.passes import EpochEnd, Passed
 from asyncdgl.observer import Progress
 from asyncdgl.rundir.outcome import StageEnd
@@ -23,7 +23,7 @@ class ProvenancePasses:
         clock: the time now.
     """
 
-    def __init__(self, config: RunConfig, number: int, entry_bytes: int, clock: Callable[[], float]) -> None:
+    def __init__(self, config: ResolvedConfig, number: int, entry_bytes: int, clock: Callable[[], float]) -> None:
         self._clock = clock
         self.number = number
         self.step = 0

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from asyncdgl.buffers.buffer import Sample
-from asyncdgl.config.model import RunConfig
+from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.engine.build import make_buffer, make_clock, make_evaluator, make_stages, open_dataset
 from asyncdgl.engine.evaluations import EvaluationSchedule, evaluation_line
 from asyncdgl.engine.passes import Passed, StagePasses
@@ -38,7 +38,7 @@ class Simulation:
 
     def __init__(
         self,
-        config: RunConfig,
+        config: ResolvedConfig,
         data: Path,
         observer: Observer,
         check: Callable[[], None] = lambda: None,
@@ -103,7 +103,7 @@ class Simulation:
         if now < self._paused_until[j]:
             return "pause"
         out, has_reader = self._buffers.get(j), j < self._running()[-1]
-        blocks = out is not None and has_reader and self._config.replay.on_full == "block"
+        blocks = out is not None and has_reader and self._config.buffer.on_full == "block"
         if out is not None and blocks and not out.reserve(passes.next_name):
             return "full"
         try:
@@ -114,7 +114,7 @@ class Simulation:
         self._paused_until[j] = now + self._clocks[j].length(passes.step).pause
         passed = passes.run(kind, sample, sampled_s, {})
         if out is not None and passed.entry is not None:
-            if blocks or self._config.replay.on_full == "overwrite":
+            if blocks or self._config.buffer.on_full == "overwrite":
                 out.insert(passed.entry, now)
             else:
                 out.drop(passed.entry.source.name)  # a place for it would never become free
@@ -168,7 +168,7 @@ class Simulation:
         )
 
 
-def drawn_turns(config: RunConfig, running: Callable[[], list[int]]) -> Iterator[tuple[int, float]]:
+def drawn_turns(config: ResolvedConfig, running: Callable[[], list[int]]) -> Iterator[tuple[int, float]]:
     """Algorithm 2's schedule: whose turn it is, and when.
 
     A stage is drawn with probability proportional to 1/S_j among those that have not stopped; each draw advances the

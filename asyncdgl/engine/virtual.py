@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from asyncdgl.buffers.buffer import ReplayBuffer, Sample
-from asyncdgl.config.model import PassTimes, RunConfig
+from asyncdgl.config.model import PassTimes
+from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.delays.clock import PassLength, ProfileClock
 from asyncdgl.engine.build import make_buffer, make_clock, make_evaluator, make_stages, open_dataset, steps_clock
 from asyncdgl.engine.evaluations import EvaluationSchedule, evaluation_line
@@ -81,7 +82,7 @@ class VirtualRun:
     """
 
     def __init__(
-        self, config: RunConfig, data: Path | None, observer: Observer, check: Callable[[], None] = lambda: None
+        self, config: ResolvedConfig, data: Path | None, observer: Observer, check: Callable[[], None] = lambda: None
     ) -> None:
         self._config = config
         self._observer = observer
@@ -91,7 +92,6 @@ class VirtualRun:
         buffers = {j: make_buffer(config, j) for j in self._numbers[:-1]}
         self._buffers = buffers
         passes, times = self._make_passes(data), config.virtual.step_times
-        assert times != "measure"
         each = (ONE_STEP,) if times is None else times
         self._stages = {
             j: _Stage(
@@ -106,7 +106,7 @@ class VirtualRun:
         }
         self._profile_paced = config.pace == "profile"
         self._in_steps = config.profile.unit == "steps"
-        self._blocks = config.replay.on_full == "block"
+        self._blocks = config.buffer.on_full == "block"
         self._prefetch = min(config.buffer.prefetch, 1) if self._blocks else config.buffer.prefetch
         self._steps_clock = {j: steps_clock(config, j) for j in buffers}
         slowdowns = {j: config.profile.stage(j).slowdown for j in self._numbers}

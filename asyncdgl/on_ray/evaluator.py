@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from asyncdgl.config.model import RunConfig
+from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.engine.build import make_evaluator, open_dataset
 from asyncdgl.learn.arithmetic import set_up_torch
 from asyncdgl.observer import Line
@@ -22,7 +22,7 @@ from asyncdgl.on_ray.greeting import hello
 class EvaluationActor:
     """Evaluates published weights beside the training."""
 
-    def __init__(self, config: RunConfig, data: Path) -> None:
+    def __init__(self, config: ResolvedConfig, data: Path) -> None:
         set_up_torch(config)
         self._config = config
         self._evaluator = make_evaluator(config, open_dataset(config, data))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from asyncdgl.config.model import RunConfig
+from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.engine.pace import Pace
 from asyncdgl.observer import Line
 from asyncdgl.on_ray.transport.calls import Answers
@@ -41,7 +41,7 @@ class Start:
 class PaceActor:
     """Tells stages when they may start, which others still train, and how long a step is."""
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: ResolvedConfig) -> None:
         self._pace = Pace(config.profile.window)
         self._training = set(range(1, config.stages + 1))
         self._slowdown = {j: config.profile.stage(j).slowdown for j in self._training}

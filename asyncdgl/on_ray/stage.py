@@ -11,7 +11,7 @@ from typing import Any
 
 import ray
 
-from asyncdgl.config.model import RunConfig
+from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.delays.clock import PassLength
 from asyncdgl.engine.build import make_clock, make_stages, open_dataset, steps_clock
 from asyncdgl.engine.passes import EpochEnd, Passed, StagePasses
@@ -57,7 +57,9 @@ class StageActor:
         pace: the pace actor.
     """
 
-    def __init__(self, config: RunConfig, data: Path, number: int, upstream: Any, downstream: Any, pace: Any) -> None:
+    def __init__(
+        self, config: ResolvedConfig, data: Path, number: int, upstream: Any, downstream: Any, pace: Any
+    ) -> None:
         set_up_torch(config, number)
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each place of an entry that it maps keeps one open
