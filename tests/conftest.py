@@ -69,7 +69,7 @@ def small_config() -> Callable[..., Any]:
 @pytest.fixture(scope="session")
 def digits_folder(cache_folder: Path) -> Path:
     """The decoded digits."""
-    from asyncdgl.config.model import DataConfig
+    from asyncdgl.config.sections import DataConfig
     from asyncdgl.data.cache import prepare
 
     return prepare(DataConfig())

@@ -11,18 +11,13 @@ Tree = dict[str, Any]
 PIXELS = {"digits": 8, "fashion-mnist": 28, "cifar10": 32}
 """Data sets whose images have one size."""
 
+WITHOUT_FILES = ("digits", "synthetic")
+"""Data sets that are read from no file of the user's."""
+
 _CIFAR_NETWORK = {"blocks": 6, "width": 128, "downsample": (2, 4), "aux": "mlp-sr"}
 
 DATASET_DEFAULTS: dict[str, Tree] = {
-    "digits": {
-        "stages": 4,
-        "epochs": 15,
-        "batch_size": 32,
-        "threads": 1,
-        "data": {"image_size": 8, "augment": False},
-        "model": {"blocks": 4, "width": 16, "downsample": (2,), "aux": "mlp"},
-        "optim": {"lr": 0.05, "lr_decay_every": 6},
-    },
+    "digits": {},  # those of the fields
     "fashion-mnist": {
         "stages": 4,
         "epochs": 12,

@@ -8,19 +8,33 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from asyncdgl.config.model import DataConfig, ModelConfig, PassTimes, RayConfig, RunConfig, VirtualConfig
+from asyncdgl.config.model import RunConfig
+from asyncdgl.config.sections import (
+    MOST_STAGES,
+    DataConfig,
+    ModelConfig,
+    PassTimes,
+    PositiveShare,
+    RayConfig,
+    Share,
+    Threads,
+    VirtualConfig,
+)
 
 
 class ResolvedData(DataConfig):
     """Which images, and how they are normalised."""
 
     data_dir: str | None = Field(default=None, description="folder with the images, from the root; null for the cache")
-    mean: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
+    mean: tuple[Share, ...] = Field(default=(), description="of each channel, 0 to 1; empty where no image is read")
+    std: tuple[PositiveShare, ...] = Field(
         default=(), description="of each channel, 0 to 1; empty where no image is read"
     )
-    std: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
-        default=(), description="of each channel, 0 to 1; empty where no image is read"
-    )
+
+    @field_validator("mean", "std")
+    @classmethod
+    def _none_is_null(cls, value: tuple[float, ...] | None) -> tuple[float, ...]:
+        return value or ()
 
     @field_validator("data_dir")
     @classmethod
@@ -33,7 +47,7 @@ class ResolvedData(DataConfig):
 class ResolvedModel(ModelConfig):
     """The network, and where it is cut into stages."""
 
-    cut: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+    cut: tuple[Annotated[int, Field(ge=1, le=MOST_STAGES)], ...] = Field(
         description="the last block of each stage but the last one's; empty where there are more stages than blocks"
     )
 
@@ -47,7 +61,7 @@ class ResolvedVirtual(VirtualConfig):
 class ResolvedRay(RayConfig):
     """Where the Ray runtime runs."""
 
-    threads: tuple[Annotated[int, Field(ge=1, le=1024)], ...] | None = Field(
+    threads: tuple[Threads, ...] | None = Field(
         default=None, description="CPU threads of stage 1 to J, where they differ from threads"
     )
 
@@ -60,7 +74,7 @@ class ResolvedConfig(RunConfig):
 
     precision: Literal["float32", "bf16"] = Field(description="of the arithmetic")
     device: Literal["cpu", "cuda"] = Field(description="where the stages compute")
-    threads: int = Field(ge=1, le=1024, description="CPU threads of each stage, and of the evaluator")
+    threads: Threads = Field(description="CPU threads of each stage, and of the evaluator")
     data: ResolvedData = Field(description="which images")
     model: ResolvedModel = Field(description="the network")
     virtual: ResolvedVirtual = Field(description="the virtual runtime")

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from asyncdgl.buffers.buffer import ReplayBuffer, Sample
-from asyncdgl.config.model import PassTimes
 from asyncdgl.config.resolved import ResolvedConfig
+from asyncdgl.config.sections import PassTimes
 from asyncdgl.delays.clock import PassLength, ProfileClock
 from asyncdgl.engine.build import make_buffer, make_clock, make_evaluator, make_stages, open_dataset, steps_clock
 from asyncdgl.engine.evaluations import EvaluationSchedule, evaluation_line

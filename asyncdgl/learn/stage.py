@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.optim.sgd import sgd
 
-from asyncdgl.config.model import OptimConfig
+from asyncdgl.config.sections import OptimConfig
 from asyncdgl.data.batch import ActivationBatch
 from asyncdgl.nets.network import StageNet
 

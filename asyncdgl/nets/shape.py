@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 from typing import NamedTuple
 
-from asyncdgl.config.model import ModelConfig
 from asyncdgl.config.resolved import ResolvedConfig
+from asyncdgl.config.sections import ModelConfig
 
 
 class BlockShape(NamedTuple):

@@ -11,8 +11,9 @@ from functools import cache
 from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
-from asyncdgl.config.model import ModelConfig, RunConfig
+from asyncdgl.config.model import RunConfig
 from asyncdgl.config.resolved import ResolvedConfig
+from asyncdgl.config.sections import ModelConfig
 from asyncdgl.errors import ConfigError
 from asyncdgl.plan.machine import available_cores, visible_gpus, wanted_address
 
@@ -82,8 +83,7 @@ def open_questions(asked: RunConfig) -> tuple[bool, bool]:
     Raises:
         ConfigError: this machine's cores can't decide the threads.
     """
-    cuts = asked.model.balance == "cost" and asked.model.cut is None and asked.trained_stages > 1
-    shares = asked.runtime == "ray" and asked.ray.threads == "cost"
+    cuts, shares = ("model.cut" in asked.open_keys, "ray.threads" in asked.open_keys)
     if shares and asked.device == "cuda":
         raise ConfigError("ray.threads cost shares out CPU cores, but the stages compute on a GPU: leave it away")
     if shares and wanted_address(asked.ray.address) is not None:

@@ -6,8 +6,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from asyncdgl.config.model import PassTimes, RunConfig
+from asyncdgl.config.model import RunConfig
 from asyncdgl.config.resolved import ResolvedConfig
+from asyncdgl.config.sections import PassTimes
 from asyncdgl.nets.shape import cut
 from asyncdgl.plan.balance import by_cost, open_questions
 from asyncdgl.plan.machine import device_here, precision_here, threads_here

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from asyncdgl.config.model import PassTimes
 from asyncdgl.config.resolved import ResolvedConfig
+from asyncdgl.config.sections import PassTimes
 from asyncdgl.errors import StageFailed
 from asyncdgl.rundir.trace import FORWARD, TRAIN
 

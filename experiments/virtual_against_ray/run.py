@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from asyncdgl.config.model import PassTimes
+from asyncdgl.config.sections import PassTimes
 from asyncdgl.config.yaml import load_yaml, parse_config
 from asyncdgl.data.cache import prepare
 from asyncdgl.plan.resolve import planned

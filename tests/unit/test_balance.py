@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncdgl.config.model import ModelConfig, RunConfig
+from asyncdgl.config.model import RunConfig
+from asyncdgl.config.sections import ModelConfig
 from asyncdgl.config.yaml import parse_config
 from asyncdgl.errors import ConfigError
 from asyncdgl.nets.network import make_networks

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from asyncdgl.buffers.codecs import encode, payload_bytes
-from asyncdgl.config.model import ModelConfig
+from asyncdgl.config.sections import ModelConfig
 from asyncdgl.config.yaml import parse_config
 from asyncdgl.data.batch import ActivationBatch
 from asyncdgl.learn.stage import Stage

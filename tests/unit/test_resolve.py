@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from asyncdgl.config.model import PassTimes, RunConfig
+from asyncdgl.config.model import RunConfig
 from asyncdgl.config.resolved import ResolvedConfig
+from asyncdgl.config.sections import PassTimes
 from asyncdgl.config.yaml import dump_config, parse_config, parse_yaml
 from asyncdgl.errors import ConfigError
 from asyncdgl.nets.shape import cut

@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
-from asyncdgl.config.model import PassTimes
+from asyncdgl.config.sections import PassTimes
 from asyncdgl.errors import StageFailed
 from asyncdgl.plan import step_times
 from asyncdgl.plan.step_times import measure_step_times
