@@ -1,6 +1,27 @@
 """The errors that a user can meet. Each carries a message that says what was expected and how to mend it."""
 
+import reprlib
 from collections.abc import Sequence
+from typing import Any
+
+MOST_SHOWN = 10
+"""Problems that one message lists; more are counted."""
+
+
+class _Short(reprlib.Repr):
+    def repr_int(self, x: int, level: int) -> str:
+        return f"about 2^{x.bit_length()}" if x.bit_length() > 256 else super().repr_int(x, level)
+
+
+_SHORT = _Short()
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxtuple, _SHORT.maxdict = 3, 10, 10, 5
+_SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 60
+
+
+def shown(value: Any) -> str:
+    """A value as a message shows it: on one line, at most 60 characters, however large it is."""
+    text = _SHORT.repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 class AsyncDGLError(Exception):
@@ -8,11 +29,21 @@ class AsyncDGLError(Exception):
 
 
 class ConfigError(AsyncDGLError):
-    """The configuration can't be run. Lists every problem found, not only the first."""
+    """The configuration can't be run.
+
+    Attributes:
+        problems: every one that was found, not only the first.
+    """
 
     def __init__(self, problems: str | Sequence[str]) -> None:
         self.problems = [problems] if isinstance(problems, str) else list(problems)
-        super().__init__("\n".join(self.problems))
+        super().__init__("\n".join(self.lines))
+
+    @property
+    def lines(self) -> list[str]:
+        """The first problems, and how many more there are."""
+        more = len(self.problems) - MOST_SHOWN
+        return self.problems[:MOST_SHOWN] + ([f"and {more} more"] if more > 0 else [])
 
     def __reduce__(self) -> tuple[type["ConfigError"], tuple[list[str]]]:
         return ConfigError, (self.problems,)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import re
 from typing import Any
 
-from asyncdgl.errors import ConfigError
+from asyncdgl.errors import ConfigError, shown
 
 BUILT_IN: dict[str, dict[str, str]] = {
     "algorithm": {
@@ -18,6 +19,35 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "sync-dgl": "asyncdgl.algorithms.sync_dgl:sync_dgl",
         "sequential-dgl": "asyncdgl.algorithms.sequential_dgl:sequential_dgl",
         "backprop": "asyncdgl.algorithms.backprop:backprop",
+    },
+    "network": {"conv": "asyncdgl.nets.conv:blocks"},
+    "auxiliary": {
+        "mlp": "asyncdgl.nets.auxiliary:mlp",
+        "mlp-sr": "asyncdgl.nets.auxiliary:mlp_sr",
+        "cnn": "asyncdgl.nets.auxiliary:cnn",
+    },
+    "loss": {"cross-entropy": "asyncdgl.learn.losses:cross_entropy"},
+    "optimizer": {
+        "sgd": "asyncdgl.learn.optimizers:SGD",
+        "adam": "asyncdgl.learn.optimizers:Adam",
+        "adamw": "asyncdgl.learn.optimizers:AdamW",
+    },
+    "schedule": {
+        "step": "asyncdgl.learn.schedules:step",
+        "constant": "asyncdgl.learn.schedules:constant",
+        "cosine": "asyncdgl.learn.schedules:cosine",
+    },
+    "codec": {
+        "none": "asyncdgl.buffers.codecs:Plain",
+        "bf16": "asyncdgl.buffers.codecs:BFloat16",
+        "int8": "asyncdgl.buffers.codecs:Int8",
+    },
+    "data": {
+        "digits": "asyncdgl.data.digits:SOURCE",
+        "fashion-mnist": "asyncdgl.data.fashion_mnist:SOURCE",
+        "cifar10": "asyncdgl.data.cifar10:SOURCE",
+        "image-folder": "asyncdgl.data.image_folder:SOURCE",
+        "synthetic": "asyncdgl.data.synthetic:SOURCE",
     },
     "sampler": {
         "priority_lifo": "asyncdgl.buffers.samplers:priority_lifo",
@@ -29,22 +59,27 @@ BUILT_IN: dict[str, dict[str, str]] = {
 """Of each kind of part, the words that choose one, and where it is."""
 
 
+PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+"""A part of the user's: `package.module:attribute`."""
+
+
 def choices(kind: str) -> tuple[str, ...]:
     """The words that choose a part of this kind."""
     return tuple(BUILT_IN[kind])
 
 
-def check(kind: str, name: str) -> None:
+def check(kind: str, name: Any) -> None:
     """Whether a name could be a part's, without importing anything.
 
     Raises:
         ConfigError: it is neither a registered word nor of the form `package.module:attribute`.
     """
-    if name in BUILT_IN[kind] or _is_path(name):
+    if isinstance(name, str) and (name in BUILT_IN[kind] or PATH.fullmatch(name)):
         return
-    near = difflib.get_close_matches(name, BUILT_IN[kind], n=1)
+    near = difflib.get_close_matches(name[:80], BUILT_IN[kind], n=1) if isinstance(name, str) else []
     hint = f"; did you mean {near[0]}?" if near else ""
-    raise ConfigError(f"must be one of {', '.join(BUILT_IN[kind])}, or package.module:attribute; got {name!r}{hint}")
+    words = ", ".join(BUILT_IN[kind])
+    raise ConfigError(f"must be one of {words}, or package.module:attribute; got {shown(name)}{hint}")
 
 
 def find(kind: str, name: str) -> Any:
@@ -62,8 +97,3 @@ def find(kind: str, name: str) -> Any:
     except Exception as error:  # a module of the user's may raise anything while it is imported
         raise ConfigError(f"{kind} {name}: can't be imported: {type(error).__name__}: {error}") from error
     return part
-
-
-def _is_path(name: str) -> bool:
-    module, colon, attribute = name.partition(":")
-    return bool(colon) and all(part.isidentifier() for part in [*module.split("."), *attribute.split(".")])

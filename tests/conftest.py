@@ -57,12 +57,13 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def small_config() -> Callable[..., Any]:
-    """``small_config(stages=2, buffer={"size": 3})``: a checked configuration of a small run."""
+    """``small_config(stages=2, buffer={"size": 3})``: a resolved configuration of a small run."""
     from asyncdgl.config.defaults import merged
     from asyncdgl.config.yaml import parse_config
+    from asyncdgl.plan.resolve import planned
 
     def make(**over: Any) -> Any:
-        return parse_config(merged(copy.deepcopy(SMALL), over))
+        return planned(parse_config(merged(copy.deepcopy(SMALL), over)))
 
     return make
 
@@ -70,7 +71,7 @@ def small_config() -> Callable[..., Any]:
 @pytest.fixture(scope="session")
 def digits_folder(cache_folder: Path) -> Path:
     """The decoded digits."""
-    from asyncdgl.config.model import DataConfig
+    from asyncdgl.config.sections import DataConfig
     from asyncdgl.data.cache import prepare
 
     return prepare(DataConfig())

@@ -11,7 +11,7 @@ from asyncdgl.algorithms.base import Algorithm, Stages
 from asyncdgl.seeding import Draws
 
 if TYPE_CHECKING:
-    from asyncdgl.config.model import RunConfig
+    from asyncdgl.config.resolved import ResolvedConfig
 
 
 def turns(stages: Stages) -> Iterator[tuple[int, float | None]]:
@@ -23,7 +23,7 @@ def turns(stages: Stages) -> Iterator[tuple[int, float | None]]:
     yield from drawn_turns(stages.config, lambda: stages.running)
 
 
-def drawn_turns(config: RunConfig, running: Callable[[], Sequence[int]]) -> Iterator[tuple[int, float]]:
+def drawn_turns(config: ResolvedConfig, running: Callable[[], Sequence[int]]) -> Iterator[tuple[int, float]]:
     """A stage is drawn with probability proportional to 1/S_j among those that have not stopped.
 
     Each draw advances the time by 1/sum(1/S_i) steps, so that an unslowed stage has one turn a step on average.

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from asyncdgl.config.model import RunConfig
+    from asyncdgl.config.resolved import ResolvedConfig
 
 
 class Stages(Protocol):
     """What an order of turns may ask of a run in `sim`."""
 
     @property
-    def config(self) -> RunConfig:
+    def config(self) -> ResolvedConfig:
         """The run."""
 
     @property

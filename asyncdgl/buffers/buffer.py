@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from asyncdgl.buffers.entry import Entry, PassName, Provenance
 from asyncdgl.buffers.link import Link
 from asyncdgl.buffers.samplers import SAMPLERS
-from asyncdgl.config.model import BufferConfig
+from asyncdgl.config.sections import BufferConfig
 from asyncdgl.errors import SampleBlocked
 from asyncdgl.seeding import Draws
 

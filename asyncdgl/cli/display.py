@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 
 from asyncdgl.cli.tables import MOST_ROWS, Column, console, fitted, number
-from asyncdgl.config.model import RunConfig
+from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.observer import Progress
 from asyncdgl.rundir.records import EpochLine, EvaluationLine
 from asyncdgl.rundir.trace import TRAIN, PassRecord
@@ -29,7 +29,7 @@ class RunDisplay:
         writer: of its directory.
     """
 
-    def __init__(self, config: RunConfig, writer: RunWriter) -> None:
+    def __init__(self, config: ResolvedConfig, writer: RunWriter) -> None:
         self._config = config
         self._writer = writer
         self._console = console()

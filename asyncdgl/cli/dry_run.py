@@ -10,11 +10,13 @@ from asyncdgl.cli.tables import console
 from asyncdgl.config.model import RunConfig
 from asyncdgl.config.yaml import dump_config
 from asyncdgl.plan.memory import buffer_bytes, megabytes, usable_bytes
+from asyncdgl.plan.resolve import planned
 from asyncdgl.report.labels import threads_of_stages
 
 
-def show_dry_run(config: RunConfig) -> None:
+def show_dry_run(asked: RunConfig) -> None:
     """Print the resolved configuration, each stage's parameters and cost, and the buffers' memory."""
+    config = planned(asked)
     if not config.has_tensors:
         click.echo(dump_config(config))
         click.echo("Nothing is computed: no parameters, no cost, no memory for activations.")
@@ -25,12 +27,12 @@ def show_dry_run(config: RunConfig) -> None:
     channels, classes = image_shape(config.data)
     from asyncdgl.learn.arithmetic import set_up_torch
     from asyncdgl.nets.cost import stage_costs  # imports torch: only once the folder is known to be there
-    from asyncdgl.plan.balance import balance, decide
+    from asyncdgl.plan.balance import by_cost, times_of_cut
 
     set_up_torch(config)
-    config, measured = decide(config, channels, classes)
+    config, measured = by_cost(asked, config, channels, classes)
     if measured is None and config.model.balance == "cost" and config.trained_stages > 1:
-        measured = balance(config, channels, classes)
+        measured = times_of_cut(config, channels, classes)
 
     costs = stage_costs(config, channels, classes)
     click.echo(dump_config(config))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
 
 from asyncdgl import __version__
+from asyncdgl.cli.completion import teach_bash
 from asyncdgl.cli.profiles import profiles
 from asyncdgl.cli.replay import replay
 from asyncdgl.cli.report import report
 from asyncdgl.cli.run import run
+from asyncdgl.cli.schema import schema
 from asyncdgl.cli.sweep import sweep
 from asyncdgl.errors import AsyncDGLError, ConfigError, DataError
 
@@ -32,10 +35,13 @@ cli.add_command(sweep)
 cli.add_command(report)
 cli.add_command(replay)
 cli.add_command(profiles)
+cli.add_command(schema)
 
 
 def main() -> None:
     """The console script: one message for every error, never a traceback for a user's mistake."""
+    if "_ASYNCDGL_COMPLETE" in os.environ:
+        teach_bash()
     try:
         code = cli.main(standalone_mode=False)
     except click.ClickException as error:
@@ -46,7 +52,7 @@ def main() -> None:
         click.echo(f"Error: {message}{hint}", err=True)
         code = WRONG_INPUT
     except ConfigError as error:
-        lines = error.problems
+        lines = error.lines
         text = lines[0] if len(lines) == 1 else "".join(f"\n  - {line}" for line in lines)
         click.echo(f"Error: {text}", err=True)
         code = WRONG_INPUT

@@ -6,11 +6,12 @@ import io
 
 import click
 
+from asyncdgl.cli.completion import profiles_of
 from asyncdgl.delays.profiles import DESCRIPTIONS, built_in_profile
 
 
 @click.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=profiles_of)
 def profiles(name: str | None) -> None:
     """List the built-in delay profiles, or print the profile NAME as YAML.
 

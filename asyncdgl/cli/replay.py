@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 from asyncdgl.cli.signals import Interrupted, Signals
 from asyncdgl.cli.tables import console
 from asyncdgl.errors import ConfigError, ReplayMismatch
-from asyncdgl.plan.machine import visible_gpus
+from asyncdgl.plan.machine import available_cores, visible_gpus
 from asyncdgl.report.labels import threads_of_stages
 from asyncdgl.rundir.environment import describe_environment
 from asyncdgl.rundir.reader import Run, read_run
@@ -37,7 +37,7 @@ def replay(run_dir: Path) -> int:
     from asyncdgl.data.dataset import open_dataset
 
     data = prepare(run.config.data)
-    here = describe_environment(run.config, open_dataset(run.config, data).sha256)
+    here = describe_environment(run.config, open_dataset(run.config, data).sha256, available_cores())
     differences = environment_differences(run.environment, here)
     signals = Signals()
     signals.install()

@@ -4,93 +4,74 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import click
-from pydantic import BaseModel
 
+from asyncdgl.cli.completion import assignments_of, folders, values_of
 from asyncdgl.config.defaults import merged
 from asyncdgl.config.model import RunConfig
+from asyncdgl.config.setting import Key, keys
 from asyncdgl.config.yaml import load_yaml, parse_assignment, parse_config, set_key
 from asyncdgl.errors import ConfigError
-from asyncdgl.plan.machine import on_this_machine
 
-FLAGS: dict[str, dict[str, str]] = {
-    "Run": {
-        "--name": "name",
-        "--algorithm": "algorithm",
-        "--runtime": "runtime",
-        "--pace": "pace",
-        "--stages": "stages",
-        "--epochs": "epochs",
-        "--batch-size": "batch_size",
-        "--seed": "seed",
-        "--precision": "precision",
-        "--device": "device",
-        "--threads": "threads",
-    },
-    "Data": {"--dataset": "data.dataset", "--data-dir": "data.data_dir"},
-    "Model": {"--model": "model.name", "--width": "model.width", "--aux": "model.aux"},
-    "Replay buffers": {
-        "--buffer-size": "buffer.size",
-        "--sampler": "buffer.sampler",
-        "--max-reuse": "buffer.max_reuse",
-        "--codec": "buffer.codec",
-    },
-    "Optimizer": {"--lr": "optim.lr"},
-    "Delays": {"--delay-profile": "delays.profile", "--slowdown": "delays.slowdown"},
-    "Ray": {"--address": "ray.address"},
-}
-KEYS = {flag: key for flags in FLAGS.values() for flag, key in flags.items()}
+KEYS = {key.setting.flag: key for key in keys(RunConfig).values() if key.setting.flag is not None}
+"""What each flag sets."""
 
 
-def _described(key: str) -> tuple[str, Any]:
-    """Description and default (of the digits) of a key."""
-    model: type[BaseModel] = RunConfig
-    *sections, last = key.split(".")
-    value: Any = RunConfig.model_validate({})
-    for section in sections:
-        model = cast("type[BaseModel]", model.model_fields[section].annotation)
-        value = getattr(value, section)
-    field = model.model_fields[last]
-    choices = getattr(field.annotation, "__args__", ())
-    listed = f" [{', '.join(choices)}]" if choices and all(isinstance(c, str) for c in choices) else ""
-    return f"{field.description}{listed}", getattr(value, last)
+def _help(key: Key) -> str:
+    """Description, choices and default (of the digits) of a key."""
+    words = f" [{', '.join(key.choices)}]" if key.choices else ""
+    default = key.field.default
+    shown = "made from the settings" if key.name == "name" else "null" if default is None else default
+    return f"{key.field.description}{words} (default: {shown})"
 
 
 class _GroupedCommand(click.Command):
     """Shows the options in the groups of the configuration, with their defaults."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        by_name = {p.opts[0]: p for p in self.get_params(ctx) if isinstance(p, click.Option)}
-        for group, flags in FLAGS.items():
-            with formatter.section(group):
-                formatter.write_dl([(f"{flag} VALUE", self._help(flag)) for flag in flags])
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for flag, key in KEYS.items():
+            groups.setdefault(key.section.title, []).append((f"{flag} VALUE", _help(key)))
+        for title, rows in groups.items():
+            with formatter.section(title):
+                formatter.write_dl(rows)
         with formatter.section("Files and the rest"):
-            others = (p.get_help_record(ctx) for name, p in by_name.items() if name not in KEYS)
+            others = (p.get_help_record(ctx) for p in self.get_params(ctx) if p.opts[0] not in KEYS)
             formatter.write_dl([record for record in others if record])
-
-    @staticmethod
-    def _help(flag: str) -> str:
-        description, default = _described(KEYS[flag])
-        return f"{description} (default: {'null' if default is None else default})"
 
 
 def _flags(command: Callable[..., Any]) -> Callable[..., Any]:
     for flag, key in reversed(KEYS.items()):
-        command = click.option(flag, key.replace(".", "__"), metavar="VALUE")(command)
+        option = click.option(flag, key.name.replace(".", "__"), metavar="VALUE", shell_complete=values_of(key))
+        command = option(command)
     return command
 
 
 @click.command(cls=_GroupedCommand)
 @_flags
 @click.option(
-    "--config", "config_file", type=Path, metavar="FILE", help="YAML file with any keys of the configuration."
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="YAML file with any keys of the configuration.",
 )
 @click.option(
-    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Set any key, for example buffer.min_size=5."
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="KEY=VALUE",
+    shell_complete=assignments_of,
+    help="Set any key, for example buffer.min_size=5.",
 )
-@click.option("--out", metavar="DIR", help="The run directory itself (default: runs/<time>-<name>).")
+@click.option(
+    "--out",
+    metavar="DIR",
+    shell_complete=folders,
+    help="The run directory itself (default: runs/<time>-<name>).",
+)
 @click.option(
     "--dry-run", is_flag=True, help="Print the configuration, the stages' cost and the memory needed, and end."
 )
@@ -99,10 +80,10 @@ def run(
 ) -> int:
     """Train one network, and leave a run directory with its numbers and figures.
 
-    Defaults are those of the digits data set; other data sets have their own (see the README, or --dry-run). A flag
-    beats --set, which beats --config.
+    Defaults are those of the digits data set; other data sets have their own (see docs/configuration.md, or --dry-run).
+    A flag beats --set, which beats --config.
     """
-    config = _configure(config_file, assignments, {k.replace("__", "."): v for k, v in flags.items() if v is not None})
+    asked = _configure(config_file, assignments, {k.replace("__", "."): v for k, v in flags.items() if v is not None})
     from asyncdgl.rundir.writer import check_out
 
     if out == "":
@@ -113,27 +94,32 @@ def run(
     if dry_run:
         from asyncdgl.cli.dry_run import show_dry_run
 
-        show_dry_run(config)
+        show_dry_run(asked)
         return 0
+    from asyncdgl.plan.machine import wanted_address
     from asyncdgl.plan.memory import check_memory
+    from asyncdgl.plan.resolve import planned
 
-    if config.runtime == "ray":
-        from asyncdgl.on_ray.cluster import check_address, wanted_address
-
-        address = wanted_address(config.ray.address)
-        if address is None:
-            check_memory(config)
-        else:
-            check_address(address, config.ray.address)
-    else:
+    config = planned(asked)
+    address = wanted_address(asked.ray.address) if asked.runtime == "ray" else None
+    if address is None:
         check_memory(config)
+    else:
+        from asyncdgl.on_ray.cluster import check_address
+
+        check_address(address, asked.ray.address)
     from asyncdgl.cli.session import Session
 
-    return Session(config, folder).execute()
+    return Session(asked, folder).execute()
 
 
 def _configure(config_file: Path | None, assignments: Collection[str], flags: dict[str, str]) -> RunConfig:
-    tree = load_yaml(config_file) if config_file is not None else {}
+    tree = {} if config_file is None else load_yaml(config_file)
+    if sweep := [key for key in ("grid", "seeds", "also") if key in tree]:
+        raise ConfigError(
+            f"config file {config_file}: this is the file of a sweep (it has {', '.join(sweep)}): use "
+            f"`asyncdgl sweep {config_file}`"
+        )
     typed: dict[str, Any] = {}
     given = set(flags)
     for assignment in assignments:
@@ -143,7 +129,7 @@ def _configure(config_file: Path | None, assignments: Collection[str], flags: di
     _refuse_parts_of_named_profile(flags.get("delays.profile"), tree, given)
     for key, text in flags.items():
         set_key(typed, key, text)
-    return on_this_machine(parse_config(merged(tree, typed), given))
+    return parse_config(merged(tree, typed), given)
 
 
 def _refuse_parts_of_named_profile(flag: str | None, tree: dict[str, Any], given: Collection[str]) -> None:

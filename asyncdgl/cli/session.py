@@ -21,6 +21,8 @@ from asyncdgl.data.cache import prepare
 from asyncdgl.data.dataset import open_dataset
 from asyncdgl.errors import AsyncDGLError, ConfigError, DataError, Diverged, StageFailed
 from asyncdgl.on_ray.cluster import end_local_cluster, ray_cluster
+from asyncdgl.plan.machine import available_cores
+from asyncdgl.plan.resolve import planned, resolve
 from asyncdgl.rundir.environment import describe_environment
 from asyncdgl.rundir.outcome import Outcome
 from asyncdgl.rundir.records import SUMMARY, Status, Summary
@@ -45,12 +47,13 @@ class Session:
     """Makes the run directory, trains, and leaves a summary and figures.
 
     Args:
-        config: checked, with nothing left open but the data's mean and deviation.
+        asked: a checked configuration.
         out: the run directory, or None for a new one under ``runs``.
     """
 
-    def __init__(self, config: RunConfig, out: Path | None) -> None:
-        self._config = config
+    def __init__(self, asked: RunConfig, out: Path | None) -> None:
+        self._asked = asked
+        self._config = planned(asked)
         self._out = out
         self._began = time.monotonic()
         self._signals = Signals()
@@ -66,10 +69,8 @@ class Session:
         """
         self._signals.install()
         try:
-            data = self._prepare_data() if self._config.has_tensors else None
+            data = self._prepare()
             with self._signals.deferred():
-                self._measure_stages(data)
-                self._measure_step_times(data)
                 code = self._run_in_directory(data)
         except Interrupted as interrupt:
             click.echo(f"Stopped by {interrupt} before anything was computed.", err=True)
@@ -78,43 +79,19 @@ class Session:
             end_process(code)
         return code
 
-    def _prepare_data(self) -> Path:
+    def _prepare(self) -> Path | None:
+        """Read the data, and decide what was left open."""
+
         def on_progress(done: int, total: int) -> None:
             if done % 10_000 == 0:
                 click.echo(f"decoding images: {done} of {total}")
 
-        data = prepare(self._config.data, on_progress)
-        dataset = open_dataset(self._config, data)
-        section = self._config.data.model_copy(update={"mean": dataset.mean, "std": dataset.std})
-        self._config = self._config.model_copy(update={"data": section})
-        self._data_sha256 = dataset.sha256
+        data = prepare(self._config.data, on_progress) if self._config.has_tensors else None
+        with self._signals.deferred():
+            self._config = resolve(self._asked, data, self._signals.check, click.echo)
+        if data is not None:
+            self._data_sha256 = open_dataset(self._config, data).sha256
         return data
-
-    def _measure_stages(self, data: Path | None) -> None:
-        """What ``cost`` leaves open is decided, so that a repeat has the same stages and threads."""
-        from asyncdgl.plan.balance import decide, open_questions
-
-        config = self._config
-        if data is None or not any(open_questions(config)):
-            return
-        from asyncdgl.learn.arithmetic import set_up_torch
-
-        click.echo("measuring the stages' cost")
-        set_up_torch(config)
-        dataset = open_dataset(config, data)
-        self._config, _ = decide(config, dataset.channels, len(dataset.classes), self._signals.check)
-
-    def _measure_step_times(self, data: Path | None) -> None:
-        """What ``virtual.step_times: measure`` leaves open is decided, so that a repeat uses the same."""
-        virtual = self._config.virtual
-        if self._config.runtime != "virtual" or virtual.step_times != "measure" or data is None:
-            return
-        from asyncdgl.plan.step_times import measure_step_times
-
-        click.echo("measuring the stages' passes")
-        times = measure_step_times(self._config, data, self._signals.check)
-        virtual = virtual.model_copy(update={"step_times": times})
-        self._config = self._config.model_copy(update={"virtual": virtual})
 
     def _run_in_directory(self, data: Path | None) -> int:
         self._out_existed = self._out is not None and self._out.exists()
@@ -125,7 +102,7 @@ class Session:
         with RunDisplay(self._config, self._writer) as display:
             try:
                 self._writer.write_config(self._config)
-                self._writer.write_environment(describe_environment(self._config, self._data_sha256))
+                self._writer.write_environment(describe_environment(self._config, self._data_sha256, available_cores()))
                 display.say(f"run directory: {self._path}")
                 self._train(data, display)
             except (ConfigError, DataError):  # found only once the cluster was asked: nothing was computed
@@ -214,7 +191,9 @@ class Session:
                     try:
                         ray_run.start()
                         self._writer.write_environment(
-                            describe_environment(self._config, self._data_sha256, self._outcome.processes)
+                            describe_environment(
+                                self._config, self._data_sha256, available_cores(), self._outcome.processes
+                            )
                         )
                         ray_run.run()
                     except BaseException:

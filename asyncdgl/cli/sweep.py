@@ -14,10 +14,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from asyncdgl.cli.signals import Interrupted, Signals
 from asyncdgl.cli.tables import Column, console, drawing_failed, fitted
-from asyncdgl.config.defaults import available_cores
 from asyncdgl.config.model import RunConfig
 from asyncdgl.config.yaml import parse_assignment, set_key
 from asyncdgl.errors import ConfigError
+from asyncdgl.plan.machine import available_cores
+from asyncdgl.plan.resolve import planned
 from asyncdgl.sweep.execution import Finished, RunStore, Starter, execute, local_jobs
 from asyncdgl.sweep.grid import Sweep, SweepRun, plan_sweep
 from asyncdgl.sweep.results import SweepResults, load_sweep, write_index
@@ -145,12 +146,13 @@ def _jobs_here(runs: list[SweepRun]) -> int:
     return max(1, available_cores() // max((threads_in_all(run.config) for run in runs), default=1))
 
 
-def threads_in_all(config: RunConfig) -> int:
+def threads_in_all(asked: RunConfig) -> int:
     """CPU threads that a run computes with, its processes together."""
+    if asked.runtime == "ray" and asked.ray.threads == "cost":
+        return available_cores()
+    config = planned(asked)
     if config.runtime != "ray":
         return config.threads
-    if config.ray.threads == "cost":
-        return available_cores()
     return sum(config.threads_of(j) for j in range(1, config.stages + 1))
 
 
@@ -191,7 +193,7 @@ def _starter(runs: list[SweepRun], jobs: int | None, address: str | None) -> Ite
         return
     from asyncdgl.on_ray.sweep_jobs import cluster_jobs
 
-    with cluster_jobs(address, max(run.config.threads for run in runs)) as (start, room):
+    with cluster_jobs(address, max(threads_in_all(run.config) for run in runs)) as (start, room):
         yield start, jobs or room
 
 

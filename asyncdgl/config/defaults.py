@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -12,21 +11,18 @@ Tree = dict[str, Any]
 PIXELS = {"digits": 8, "fashion-mnist": 28, "cifar10": 32}
 """Data sets whose images have one size."""
 
+WITHOUT_FILES = ("digits", "synthetic")
+"""Data sets that are read from no file of the user's."""
+
 _CIFAR_NETWORK = {"blocks": 6, "width": 128, "downsample": (2, 4), "aux": "mlp-sr"}
 
 DATASET_DEFAULTS: dict[str, Tree] = {
-    "digits": {
-        "stages": 4,
-        "epochs": 15,
-        "batch_size": 32,
-        "data": {"image_size": 8, "augment": False},
-        "model": {"blocks": 4, "width": 16, "downsample": (2,), "aux": "mlp"},
-        "optim": {"lr": 0.05, "lr_decay_every": 6},
-    },
+    "digits": {},  # those of the fields
     "fashion-mnist": {
         "stages": 4,
         "epochs": 12,
         "batch_size": 128,
+        "threads": "auto",
         "data": {"image_size": 28, "augment": True},
         "model": {"blocks": 4, "width": 32, "downsample": (2, 4), "aux": "mlp-sr"},
         "optim": {"lr": 0.1, "lr_decay_every": 5},
@@ -35,6 +31,7 @@ DATASET_DEFAULTS: dict[str, Tree] = {
         "stages": 6,
         "epochs": 50,
         "batch_size": 128,
+        "threads": "auto",
         "data": {
             "image_size": 32,
             "augment": True,
@@ -48,6 +45,7 @@ DATASET_DEFAULTS: dict[str, Tree] = {
         "stages": 6,
         "epochs": 50,
         "batch_size": 128,
+        "threads": "auto",
         "data": {"image_size": 32, "augment": True},
         "model": _CIFAR_NETWORK,
         "optim": {"lr": 0.1, "lr_decay_every": 15},
@@ -56,18 +54,12 @@ DATASET_DEFAULTS: dict[str, Tree] = {
         "stages": 4,
         "epochs": 2,
         "batch_size": 32,
+        "threads": 1,
         "data": {"image_size": 16, "augment": False},
         "model": {"blocks": 4, "width": 16, "downsample": (2, 4), "aux": "mlp"},
         "optim": {"lr": 0.05, "lr_decay_every": 15},
     },
 }
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> Tree:
@@ -103,10 +95,6 @@ def defaults_for(tree: Mapping[str, Any]) -> Tree:
     algorithm = tree.get("algorithm", "async-dgl")
     one_process = algorithm in ("backprop", "sequential-dgl")
     runtime = tree.get("runtime", "sim" if one_process else "ray")
-    try:
-        stages = max(1, int(tree.get("stages", base["stages"])))
-    except (TypeError, ValueError, OverflowError):
-        stages = 1
     profile: Any = asked("delays", "profile", "none")
     if isinstance(profile, Mapping):
         profile = profile.get("name", "custom")
@@ -115,8 +103,6 @@ def defaults_for(tree: Mapping[str, Any]) -> Tree:
         # Made from names that may hold anything; it becomes the name of a folder.
         "name": re.sub(r"[^A-Za-z0-9._+-]+", "-", name).lstrip(".-+")[:80] or "run",
         "runtime": runtime,
-        # Stages in processes of their own share the cores; in one process they take turns and each has them all.
-        "threads": max(1, available_cores() // stages) if runtime == "ray" else available_cores(),
         "buffer": {"prefetch": 1 if runtime == "ray" else 0},
     }
     if asked("optim", "lr_milestones", None) is not None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection
+from functools import cache
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from asyncdgl.config.model import FORM_TAGS, DelaysConfig, RunConfig
-from asyncdgl.delays.profiles import DelayProfile, LinkDelay, StageDelay
+from asyncdgl.errors import shown
+
+FORM_TAGS = ("<name>", "<inline>")
+"""Which of two forms a value has, a word or its content: pydantic puts the tag into the place that an error names."""
 
 _NUMBER_KINDS = {
     "int_parsing": "a whole number",
@@ -36,81 +39,104 @@ _BOUNDS = {
 }
 
 
+MOST_EXPLAINED = 100
+"""Problems that are put into words; the rest are only named."""
+
+
 def readable(error: ValidationError, model: type[BaseModel]) -> list[str]:
     """What pydantic found wrong with a ``model``, a line each, in the words of the file."""
-    lines: list[str] = []
-    for details in error.errors():
-        lines.extend(_lines_of(details, model))
-    return lines
+    found = error.errors(include_url=False)
+    lines = [line for details in found[:MOST_EXPLAINED] for line in _lines_of(details, model)]
+    return lines + [f"{_place(details)} is wrong" for details in found[MOST_EXPLAINED:]]
+
+
+def _place(details: ErrorDetails) -> str:
+    """The dotted key."""
+    path = [part for part in details["loc"] if part not in FORM_TAGS]
+    where = ".".join(part if isinstance(part, str) and len(part) <= 60 else shown(part) for part in path)
+    return where or "the configuration"
 
 
 def _lines_of(details: ErrorDetails, model: type[BaseModel]) -> list[str]:
     kind, value, context = details["type"], details["input"], details.get("ctx", {})
     path = [part for part in details["loc"] if part not in FORM_TAGS]
-    where = ".".join(str(part) for part in path) or "the configuration"
+    where = _place(details)
     if kind == "asyncdgl":
         return list(context["problems"])
+    if kind == "part":
+        return [f"{where} {context['problem']}"]
+    if kind == "nul":
+        return [f"{where} must hold no NUL character, got {shown(value)}"]
     if kind == "extra_forbidden":
         *sections, last = path
-        return [f"{where}: unknown key{_section_of(path) or _suggestion(str(last), _keys(model, sections))}"]
+        return [f"{where}: unknown key{_suggestion(last if isinstance(last, str) else shown(last), sections, model)}"]
     if kind == "literal_error":
         choices = [choice.strip(" '") for choice in str(context["expected"]).replace(" or ", ", ").split(",")]
-        near = difflib.get_close_matches(str(value), choices, n=1)
+        near = difflib.get_close_matches(value[:80] if isinstance(value, str) else shown(value), choices, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        return [f"{where} must be one of {', '.join(choices)}; got {value!r}{hint}"]
+        return [f"{where} must be one of {', '.join(choices)}; got {shown(value)}{hint}"]
     if kind in _BOUNDS:
         words, key = _BOUNDS[kind]
         bound = context[key]
-        return [
-            f"{where} must be {words} {bound:g}, got {value}"
-            if bound < 1e6
-            else f"{where} must be {words} {bound}, got {value}"
-        ]
+        number = f"{bound:g}" if bound < 1e6 else f"{bound:,}".replace(",", " ") if bound < 1e12 else str(bound)
+        return [f"{where} must be {words} {number}, got {shown(value) if isinstance(value, int) else _plain(value)}"]
     if kind in _NUMBER_KINDS:
-        return [f"{where} must be {_NUMBER_KINDS[kind]}, got {_shown(value)}"]
+        return [f"{where} must be {_NUMBER_KINDS[kind]}, got {shown(value)}"]
     if kind == "missing":
         return [f"{where} is missing"]
     if kind == "string_pattern_mismatch":
-        return [f"{where} may hold letters, digits and . _ + - only, and begins with a letter or digit; got {value!r}"]
+        return [
+            f"{where} may hold letters, digits and . _ + - only, and begins with a letter or digit; got {shown(value)}"
+        ]
     message = details["msg"].removeprefix("Value error, ")
-    return [f"{where}: {message[0].lower()}{message[1:]}, got {_shown(value)}"]
+    return [f"{where}: {message[0].lower()}{message[1:]}, got {shown(value)}"]
 
 
-def _section_of(path: list[Any]) -> str:
-    """For a key without its section: where it belongs."""
-    for name, field in RunConfig.model_fields.items():
-        part = field.annotation
-        if len(path) == 1 and isinstance(part, type) and issubclass(part, BaseModel) and path[0] in part.model_fields:
-            return f"; did you mean {name}.{path[0]}?"
-    return ""
+def _plain(value: Any) -> str:
+    """A number as it was written."""
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _keys(model: type[BaseModel], sections: Collection[Any]) -> list[str]:
     for section in sections:
-        if model is DelaysConfig and section == "profile":
-            model = DelayProfile
-            continue
-        if str(section).isdigit():
-            continue
-        if model is DelayProfile and section in ("stages", "links"):
-            model = StageDelay if section == "stages" else LinkDelay
+        if str(section).isdigit():  # of an item of a list, or of a stage
             continue
         field = model.model_fields.get(str(section))
-        kinds = () if field is None else (field.annotation, *get_args(field.annotation))
-        parts = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
-        if not parts:
+        below = None if field is None else _model_in(field.annotation)
+        if below is None:
             return []
-        model = parts[0]
+        model = below
     return list(model.model_fields)
 
 
-def _suggestion(word: str, known: Collection[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1)
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The part that a value of this type is or holds."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for kind in get_args(annotation) if (found := _model_in(kind)) is not None), None)
+
+
+def _suggestion(word: str, sections: Collection[Any], model: type[BaseModel]) -> str:
+    """What an unknown key may have meant. Outside all sections that is any key, or one under another name of it."""
+    known = _keys(model, sections)
+    others = {} if sections else other_names(model)
+    near = difflib.get_close_matches(word[:80].replace("-", "_"), [*known, *others], n=1)
     if near:
-        return f"; did you mean {near[0]}?"
-    return f"; known keys: {', '.join(known)}" if known and word not in known and len(known) < 14 else ""
+        return f"; did you mean {others.get(near[0], near[0])}?"
+    return f"; known keys: {', '.join(known)}" if known and len(known) < 14 else ""
 
 
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+@cache
+def other_names(model: type[BaseModel]) -> dict[str, str]:
+    """What people call the keys of sections: without its section, with both joined, as its flag or label says."""
+    found: dict[str, str] = {}
+    for name, field in model.model_fields.items():
+        below = field.annotation
+        if not (isinstance(below, type) and issubclass(below, BaseModel)):
+            continue
+        for key, inner in below.model_fields.items():
+            also = [getattr(item, what, None) for item in inner.metadata for what in ("flag", "label")]
+            for other in (f"{name}_{key}", key, *(text for text in also if isinstance(text, str))):
+                found.setdefault(other.lstrip("-").replace("-", "_").replace(" ", "_"), f"{name}.{key}")
+    return {other: key for other, key in found.items() if other not in model.model_fields}

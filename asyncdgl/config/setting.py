@@ -1,81 +1,223 @@
-"""Where each key applies: a setting that would have no effect is an error."""
+"""A key of the configuration: all that is said of it stands once, in its field."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, ClassVar, Literal, NamedTuple, Self, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError, core_schema
 
-from asyncdgl.config.defaults import PIXELS, lookup
-from asyncdgl.config.model import RunConfig
-from asyncdgl.delays.profiles import is_slow_stage
-
-
-def _asynchronous(config: RunConfig) -> bool:
-    return config.algorithm == "async-dgl" and config.stages > 1
-
-
-_APPLIES: dict[str, tuple[Callable[[RunConfig], bool], str]] = {
-    "pace": (lambda c: c.runtime != "sim", "to --runtime ray or virtual"),
-    "buffer.size": (
-        lambda c: _asynchronous(c) or (c.algorithm == "sync-dgl" and c.runtime == "ray" and c.stages > 1),
-        "to runs with replay buffers: at least two stages, --algorithm async-dgl or sync-dgl with --runtime ray",
-    ),
-    "buffer.codec": (lambda c: c.algorithm != "backprop" and c.stages > 1, "to at least two stages, not to backprop"),
-    "buffer.prefetch": (
-        lambda c: c.runtime != "sim" and c.stages > 1,
-        "to --runtime ray or virtual with at least two stages",
-    ),
-    **{
-        f"buffer.{key}": (_asynchronous, "to --algorithm async-dgl with at least two stages")
-        for key in ("sampler", "max_reuse", "on_full", "min_size", "max_age")
-    },
-    "delays.profile": (
-        lambda c: c.algorithm == "async-dgl" or c.runtime == "ray",
-        "to --algorithm async-dgl or --runtime ray",
-    ),
-    "delays.slowdown": (
-        lambda c: isinstance(c.delays.profile, str) and is_slow_stage(c.delays.profile),
-        "to the delay profiles slow_stage<N>",
-    ),
-    "model.aux": (
-        lambda c: (c.algorithm != "backprop" and c.stages > 1) or c.model.head == "aux",
-        "to at least two stages, not to backprop; or with model.head aux",
-    ),
-    "model.balance": (lambda c: c.stages > 1 and c.has_tensors, "to at least two stages that compute"),
-    "virtual.step_times": (lambda c: c.runtime == "virtual", "to --runtime virtual"),
-    "virtual.train": (lambda c: c.runtime == "virtual", "to --runtime virtual"),
-    "virtual.batches": (lambda c: not c.has_tensors, "to --runtime virtual with virtual.train false"),
-    **{f"ray.{key}": (lambda c: c.runtime == "ray", "to --runtime ray") for key in ("address", "threads")},
-    "data.data_dir": (lambda c: c.data.dataset not in ("digits", "synthetic"), "to data sets that are read from files"),
-    "data.image_size": (lambda c: c.data.dataset not in PIXELS, "to the data sets image-folder and synthetic"),
-}
+from asyncdgl import registry
+from asyncdgl.config.messages import readable
+from asyncdgl.errors import ConfigError
 
 
-def applies(config: RunConfig, key: str) -> bool:
-    """Whether a key has an effect on this run."""
-    return key not in _APPLIES or _APPLIES[key][0](config)
+class Where(NamedTuple):
+    """Where a key has an effect: in words that follow "it applies", and as a question about a run."""
+
+    words: str
+    holds: Callable[[Any], bool]
 
 
-def without_effect(config: RunConfig, tree: Mapping[str, Any], given: Collection[str]) -> list[str]:
-    """Settings that this run would silently ignore: typed ones always, those of a file where they differ."""
-    dataset = config.data.dataset
-    data = {"dataset": dataset, "data_dir": config.data.data_dir or "." if dataset == "image-folder" else None}
-    neutral = RunConfig.model_validate({"data": data, "runtime": config.runtime})
-    found = []
-    for key, (_, where) in _APPLIES.items():
-        if applies(config, key):
-            continue
-        in_file = lookup(tree, key, None) is not None and _get(config, key) != _get(neutral, key)
-        # The image size of a data set that has only one is checked against that one, not against the default.
-        if key in given or (in_file and key != "data.image_size"):
-            found.append(f"{key} has no effect here: it applies {where}")
+@dataclass(frozen=True)
+class Setting:
+    """What is said of a key beside its type, default, bounds and description.
+
+    Attributes:
+        flag: of the command line.
+        label: what a figure calls it.
+        symbol: the paper's letter for it.
+        unit: of its values.
+        where: where it has an effect: where all of these hold.
+        decided: every run decides it and writes it down, whether it has an effect there or not.
+        bits: whether it can decide what a run computes.
+    """
+
+    flag: str | None = None
+    label: str | None = None
+    symbol: str | None = None
+    unit: str | None = None
+    where: tuple[Where, ...] = ()
+    decided: bool = False
+    bits: bool = True
+
+
+def setting(
+    default: Any,
+    description: str,
+    *,
+    flag: str | None = None,
+    label: str | None = None,
+    symbol: str | None = None,
+    unit: str | None = None,
+    where: tuple[Where, ...] = (),
+    decided: bool = False,
+    bits: bool = True,
+    **bounds: Any,
+) -> Any:
+    """The field of a key. The arguments are those of `Setting`; ``bounds`` are pydantic's."""
+    field = Field(default=default, description=description, **bounds)
+    field.metadata.append(Setting(flag, label, symbol, unit, where, decided, bits))
+    return field
+
+
+@dataclass(frozen=True)
+class Named:
+    """The type of a key that names a part: a registered word of this kind, or `package.module:attribute`."""
+
+    kind: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(self._checked)
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        words = list(registry.choices(self.kind))
+        return {"type": "string", "anyOf": [{"enum": words}, {"pattern": f"^{registry.PATH.pattern}$"}]}
+
+    def _checked(self, name: Any) -> str:
+        try:
+            registry.check(self.kind, name)
+        except ConfigError as error:
+            raise PydanticCustomError("part", "{problem}", {"problem": str(error)}) from None
+        return str(name)
+
+
+class Section(BaseModel):
+    """What holds keys: a section of a configuration, or the whole. It never changes, and is checked when it is made."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    title: ClassVar[str] = ""
+    """What help and documents call it."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _plain(cls, value: Any, info: ValidationInfo) -> Any:
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and annotation is not bool:
+            raise PydanticCustomError("int_type" if annotation is int else "float_type", "a number")
+        if isinstance(value, str) and "\0" in value:
+            raise PydanticCustomError("nul", "no NUL character")
+        return value
+
+    @classmethod
+    def checked(cls, tree: Any) -> Self:
+        """One from nested plain data.
+
+        Raises:
+            ConfigError: with every problem found.
+        """
+        try:
+            return cls.model_validate(tree)
+        except ValidationError as error:
+            raise ConfigError(readable(error, cls)) from None
+
+    def replace(self, **changes: Any) -> Self:
+        """The same with other values, checked as a whole.
+
+        Args:
+            changes: values by key; those of a section stand in a mapping of its own: ``replace(model={"cut": (2,)})``.
+
+        Raises:
+            ConfigError: the result would be wrong.
+        """
+        tree = self.model_dump()
+        for key, value in changes.items():
+            is_section = isinstance(getattr(self, key, None), Section)
+            tree[key] = {**tree[key], **value} if is_section and isinstance(value, Mapping) else value
+        return type(self).checked(tree)
+
+
+class Key(NamedTuple):
+    """A key of a configuration.
+
+    Attributes:
+        name: dotted, as `--set` takes it.
+        section: the class that holds it.
+        field: its type, default and description.
+        setting: all else.
+    """
+
+    name: str
+    section: type[Section]
+    field: FieldInfo
+    setting: Setting
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The words that it takes, where these are known."""
+        return _words(self.field.annotation, self.field.metadata)
+
+    @property
+    def label(self) -> str:
+        """What a figure calls it: words, symbol and unit."""
+        words = self.setting.label or self.name.rpartition(".")[2].replace("_", " ")
+        unit = f"({self.setting.unit})" if self.setting.unit else None
+        return " ".join(part for part in (words, self.setting.symbol, unit) if part)
+
+
+@cache
+def keys(model: type[Section]) -> dict[str, Key]:
+    """All keys of a configuration by their dotted names, in the order of the file."""
+    found: dict[str, Key] = {}
+    for name, field in model.model_fields.items():
+        below = field.annotation
+        if isinstance(below, type) and issubclass(below, Section):
+            found |= {f"{name}.{key}": value._replace(name=f"{name}.{key}") for key, value in keys(below).items()}
+        else:
+            found[name] = Key(name, model, field, _setting_of(model, name))
     return found
 
 
-def _get(config: BaseModel, dotted: str) -> Any:
-    value: Any = config
+def applies(config: Section, key: str) -> bool:
+    """Whether a key has an effect on this run."""
+    return obstacle(config, key) is None
+
+
+def obstacle(config: Section, key: str) -> str | None:
+    """Where a key applies, in words, if that is not here."""
+    known = keys(type(config)).get(key)
+    return next((place.words for place in known.setting.where if not place.holds(config)), None) if known else None
+
+
+def value_of(config: Any, dotted: str) -> Any:
+    """The value of a key."""
     for part in dotted.split("."):
-        value = getattr(value, part)
-    return value
+        config = getattr(config, part)
+    return config
+
+
+def _setting_of(model: type[BaseModel], name: str) -> Setting:
+    """What stands in the field, or in the one that it narrows."""
+    for parent in model.__mro__:
+        field = parent.model_fields.get(name) if issubclass(parent, BaseModel) and parent is not BaseModel else None
+        for item in field.metadata if field is not None else ():
+            if isinstance(item, Setting):
+                return item
+    return Setting()
+
+
+def _words(annotation: Any, metadata: Any = ()) -> tuple[str, ...]:
+    for item in metadata:
+        if isinstance(item, Named):
+            return registry.choices(item.kind)
+    if annotation is bool:
+        return ("true", "false")
+    if get_origin(annotation) is Literal:
+        return tuple(word for word in get_args(annotation) if isinstance(word, str))
+    return tuple(dict.fromkeys(word for kind in get_args(annotation) for word in _words(kind)))

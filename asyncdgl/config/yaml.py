@@ -7,13 +7,16 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from asyncdgl.config.defaults import Tree, merged
-from asyncdgl.config.messages import readable
+from asyncdgl.config.effect import without_effect
 from asyncdgl.config.model import RunConfig
-from asyncdgl.config.setting import without_effect
-from asyncdgl.errors import ConfigError
+from asyncdgl.errors import ConfigError, shown
+
+MOST_BYTES = 256 * 1024
+"""Of a file: some thousand stages fit, and it is read within seconds."""
+
+MOST_TEXT = 200
+"""Characters of a parser's own message."""
 
 
 def parse_config(tree: Mapping[str, Any], given: Collection[str] = ()) -> RunConfig:
@@ -27,10 +30,7 @@ def parse_config(tree: Mapping[str, Any], given: Collection[str] = ()) -> RunCon
         ConfigError: with every problem found.
     """
     tree = _with_profile_file(tree)
-    try:
-        config = RunConfig.model_validate(tree)
-    except ValidationError as error:
-        raise ConfigError(readable(error, RunConfig)) from None
+    config = RunConfig.checked(tree)
     problems = without_effect(config, tree, given)
     if problems:
         raise ConfigError(problems)
@@ -41,19 +41,28 @@ def load_yaml(path: Path, what: str = "config file") -> Tree:
     """The mapping in a YAML 1.2 file. Loads data only: tags that would make objects are refused.
 
     Raises:
-        ConfigError: the file is missing, broken, has a key twice, or holds no mapping.
+        ConfigError: the file is missing, too large, broken, has a key twice, or holds no mapping.
     """
+    name = str(path) if len(str(path)) <= 200 else shown(str(path))
     try:
-        text = path.read_text(encoding="utf-8")
+        if not path.is_file() and path.exists() and not path.is_dir():
+            raise ConfigError(f"{what} {name}: not a regular file: write its content into one")
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise ConfigError(f"{what} {name}: larger than {MOST_BYTES // 1024} KB: that is no {what}")
+        text = content.decode("utf-8")
     except OSError as error:
-        raise ConfigError(f"{what} {path}: {error.strerror or error}") from None
+        raise ConfigError(f"{what} {name}: {error.strerror or error}") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"{what} {path}: not a text file in UTF-8") from None
-    value = parse_yaml(text, f"{what} {path}")
+        raise ConfigError(f"{what} {name}: not a text file in UTF-8") from None
+    except ValueError:
+        raise ConfigError(f"{what} {shown(name)}: a file's name can't hold a NUL character") from None
+    value = parse_yaml(text, f"{what} {name}")
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise ConfigError(f"{what} {path}: expected a mapping of keys to values, got {_kind(value)}")
+        raise ConfigError(f"{what} {name}: expected a mapping of keys to values, got {_kind(value)}")
     return value
 
 
@@ -66,13 +75,13 @@ def parse_yaml(text: str, where: str) -> Any:
     try:
         value = YAML(typ="safe", pure=True).load(text)
     except DuplicateKeyError as error:
-        raise ConfigError(f"{where}: {error.problem}, line {_line(error)}") from None
+        raise ConfigError(f"{where}: {str(error.problem)[:MOST_TEXT]}, line {_line(error)}") from None
     except YAMLError as error:
         parts = (getattr(error, "context", None), getattr(error, "problem", None))
         problem = ", ".join(part for part in parts if part) or str(error).splitlines()[0]
-        raise ConfigError(f"{where}: not valid YAML: {problem}, line {_line(error)}") from None
+        raise ConfigError(f"{where}: not valid YAML: {problem[:MOST_TEXT]}, line {_line(error)}") from None
     except (ValueError, RecursionError, TypeError) as error:
-        raise ConfigError(f"{where}: not valid YAML: {error}") from None
+        raise ConfigError(f"{where}: not valid YAML: {str(error)[:MOST_TEXT]}") from None
     return value
 
 
@@ -95,7 +104,7 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     """``a.b=value`` of ``--set``, the value read as YAML."""
     key, equals, value = text.partition("=")
     if not equals or not all(part.strip() for part in key.split(".")):
-        raise ConfigError(f"--set {text}: expected KEY=VALUE, for example buffer.size=30")
+        raise ConfigError(f"--set {text[:MOST_TEXT]}: expected KEY=VALUE, for example buffer.size=30")
     return key.strip(), parse_yaml(value, f"--set {key.strip()}")
 
 
@@ -118,6 +127,11 @@ def _with_profile_file(tree: Mapping[str, Any]) -> Mapping[str, Any]:
     if not isinstance(profile, str) or not profile.endswith((".yaml", ".yml")):
         return tree
     content = load_yaml(Path(profile), "delay profile")
+    if not content:
+        raise ConfigError(
+            f"delay profile {profile}: the file is empty (`asyncdgl profiles wan` prints one to start from; "
+            "for no delay leave --delay-profile away)"
+        )
     return merged(tree, {"delays": {"profile": {"name": Path(profile).stem, **content}}})
 
 

@@ -22,7 +22,7 @@ from asyncdgl.errors import DataError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from asyncdgl.config.model import DataConfig
+    from asyncdgl.config.sections import DataConfig
 
 CACHE_VARIABLE = "ASYNCDGL_CACHE"
 FORMAT = 1

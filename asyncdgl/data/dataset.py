@@ -15,7 +15,7 @@ from asyncdgl.seeding import Draws
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from asyncdgl.config.model import RunConfig
+    from asyncdgl.config.resolved import ResolvedConfig
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Dataset:
         return normal
 
 
-def make_dataset(cached: Cached, config: RunConfig) -> Dataset:
+def make_dataset(cached: Cached, config: ResolvedConfig) -> Dataset:
     """The splits that a run uses.
 
     The held-out share is the same for every seed, so that runs can be compared.
@@ -100,6 +100,6 @@ def make_dataset(cached: Cached, config: RunConfig) -> Dataset:
     )
 
 
-def open_dataset(config: RunConfig, folder: Path) -> Dataset:
+def open_dataset(config: ResolvedConfig, folder: Path) -> Dataset:
     """The data set that lies decoded in ``folder``."""
     return make_dataset(open_cached(folder), config)

@@ -15,7 +15,7 @@ from asyncdgl.seeding import Draws
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from asyncdgl.config.model import RunConfig
+    from asyncdgl.config.resolved import ResolvedConfig
 
 PADDING_SHARE = 8
 """An image of s pixels is padded with s / 8 zeros before a random crop: 4 at 32 pixels, as in the paper's scripts."""
@@ -78,6 +78,6 @@ def _to_batch(dataset: Dataset, x: NDArray[np.uint8], y: NDArray[np.int64], numb
     return ActivationBatch(nhwc.permute(0, 3, 1, 2), torch.from_numpy(np.array(y)), number)
 
 
-def make_stream(config: RunConfig, dataset: Dataset) -> BatchStream:
+def make_stream(config: ResolvedConfig, dataset: Dataset) -> BatchStream:
     """The stream of training mini-batches."""
     return BatchStream(dataset, config.batch_size, config.data.augment, Draws(config.seed, "data"))

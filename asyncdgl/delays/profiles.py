@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from asyncdgl.delays.laws import Law
-from asyncdgl.errors import ConfigError
+from asyncdgl.errors import ConfigError, shown
 
-Number = Annotated[int, Field(ge=1)]
+Number = Annotated[int, Field(ge=1, le=10_000)]
 
 
 class _Part(BaseModel):
@@ -46,6 +46,7 @@ class LinkDelay(_Part):
     max_in_flight: int = Field(
         default=64,
         ge=1,
+        le=10**9,
         description="entries on the way at most; then the oldest that is not yet being sent is dropped (overwrite)",
     )
 
@@ -58,7 +59,7 @@ class LinkDelay(_Part):
 class DelayProfile(_Part):
     """Slowdowns and pauses of stages, delays of links, under a name."""
 
-    name: str = Field(default="custom", description="the name in tables and file names")
+    name: str = Field(default="custom", max_length=200, description="the name in tables and file names")
     unit: Literal["steps", "seconds"] = Field(
         default="steps", description="unit of lengths of time; one step is one pass of an unslowed stage"
     )
@@ -118,7 +119,7 @@ class DelayProfile(_Part):
 
 
 DEFAULT_SLOWDOWN = 2.0
-_SLOW_STAGE = re.compile(r"slow_stage([1-9][0-9]*)")
+_SLOW_STAGE = re.compile(r"slow_stage([1-9][0-9]{0,4})")
 
 _BUILT_IN = {
     "none": DelayProfile(name="none"),
@@ -159,9 +160,9 @@ def built_in_profile(name: str, slowdown: float | None = None) -> DelayProfile:
         return DelayProfile(name=name, stages={int(slow[1]): StageDelay(slowdown=factor)})
     if name in _BUILT_IN:
         return _BUILT_IN[name]
-    near = difflib.get_close_matches(name, [*_BUILT_IN, "slow_stage2"], n=1)
+    near = difflib.get_close_matches(name[:80], [*_BUILT_IN, "slow_stage2"], n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
     raise ConfigError(
-        f"delays.profile: there is no profile {name!r}; expected one of {', '.join(DESCRIPTIONS)}, "
+        f"delays.profile: there is no profile {shown(name)}; expected one of {', '.join(DESCRIPTIONS)}, "
         f"or the path of a file that ends in .yaml{hint}"
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from asyncdgl.buffers.buffer import ReplayBuffer
 from asyncdgl.buffers.link import Link
-from asyncdgl.config.model import RunConfig
+from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.delays.clock import ProfileClock
 from asyncdgl.engine.passes import NoTensors, StagePasses, Tensors
 from asyncdgl.learn.learner import NoArithmetic
@@ -38,7 +38,7 @@ class Parts:
     evaluator: Evaluator | None
 
 
-def build(config: RunConfig, data: Path | None, clock: Callable[[], float]) -> Parts:
+def build(config: ResolvedConfig, data: Path | None, clock: Callable[[], float]) -> Parts:
     """The parts of a run.
 
     Args:
@@ -69,7 +69,7 @@ def build(config: RunConfig, data: Path | None, clock: Callable[[], float]) -> P
     )
 
 
-def make_passes(config: RunConfig, dataset: Dataset, number: int, clock: Callable[[], float]) -> StagePasses:
+def make_passes(config: ResolvedConfig, dataset: Dataset, number: int, clock: Callable[[], float]) -> StagePasses:
     """What makes the passes of stage ``number``, with its learner."""
     from asyncdgl.data.stream import make_stream
     from asyncdgl.learn.stage import make_stages
@@ -80,9 +80,9 @@ def make_passes(config: RunConfig, dataset: Dataset, number: int, clock: Callabl
     return StagePasses(number, stage, Tensors(config, stream), per_epoch, config, clock)
 
 
-def make_buffer(config: RunConfig, after_stage: int) -> ReplayBuffer:
+def make_buffer(config: ResolvedConfig, after_stage: int) -> ReplayBuffer:
     """The buffer between stage ``after_stage`` and the next, with its link."""
-    replay = config.replay
+    replay = config.buffer
     link = Link(
         config.profile.link(after_stage),
         Draws(config.seed, "link", after_stage),
@@ -92,11 +92,11 @@ def make_buffer(config: RunConfig, after_stage: int) -> ReplayBuffer:
     return ReplayBuffer(replay, link, Draws(config.seed, "buffer", after_stage))
 
 
-def make_clock(config: RunConfig, stage: int) -> ProfileClock:
+def make_clock(config: ResolvedConfig, stage: int) -> ProfileClock:
     """The profile clock of a stage."""
     return ProfileClock(config.profile.stage(stage), Draws(config.seed, "clock", stage))
 
 
-def steps_clock(config: RunConfig, after_stage: int) -> bool:
+def steps_clock(config: ResolvedConfig, after_stage: int) -> bool:
     """Whether entries on this link travel on the profile clock, and not on the buffer's own."""
     return config.pace == "profile" and config.profile.unit == "steps" and config.profile.link(after_stage).has_delay

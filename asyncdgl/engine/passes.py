@@ -18,7 +18,7 @@ from asyncdgl.rundir.records import EpochLine
 from asyncdgl.rundir.trace import TRAIN, PassRecord
 
 if TYPE_CHECKING:
-    from asyncdgl.config.model import RunConfig
+    from asyncdgl.config.resolved import ResolvedConfig
     from asyncdgl.data.stream import BatchStream
     from asyncdgl.learn.learner import Learner
     from asyncdgl.learn.stage import State
@@ -45,7 +45,7 @@ class Tensors:
         stream: of the data; stage 1 only.
     """
 
-    def __init__(self, config: RunConfig, stream: BatchStream | None) -> None:
+    def __init__(self, config: ResolvedConfig, stream: BatchStream | None) -> None:
         self._codec = config.buffer.codec
         self._bf16, self._device = config.precision == "bf16", config.device
         self._stream = stream
@@ -121,7 +121,7 @@ class StagePasses:
         learner: Learner,
         handling: Handling,
         updates_per_epoch: int,
-        config: RunConfig,
+        config: ResolvedConfig,
         clock: Callable[[], float],
     ) -> None:
         self.number = number

@@ -10,7 +10,7 @@ from typing import Any
 
 from asyncdgl import registry
 from asyncdgl.algorithms.base import Algorithm
-from asyncdgl.config.model import RunConfig
+from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.engine import turn
 from asyncdgl.engine.build import Parts, build
 from asyncdgl.engine.evaluations import Evaluation, Evaluations, evaluation_line
@@ -44,7 +44,7 @@ class Simulation:
     """
 
     def __init__(
-        self, config: RunConfig, data: Path | None, observer: Observer, check: Callable[[], None] = lambda: None
+        self, config: ResolvedConfig, data: Path | None, observer: Observer, check: Callable[[], None] = lambda: None
     ) -> None:
         self.config = config
         self._observer = observer

@@ -29,7 +29,7 @@ from collections.abc import Callable, Generator
 from typing import Any, Final, NamedTuple
 
 from asyncdgl.buffers.buffer import Sample
-from asyncdgl.config.model import RunConfig
+from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.delays.clock import PassLength, ProfileClock
 from asyncdgl.engine.passes import Passed, StagePasses
 from asyncdgl.errors import SampleBlocked
@@ -97,10 +97,10 @@ class Training:
         return self.last > stage
 
 
-def prefetch_limit(config: RunConfig) -> int:
+def prefetch_limit(config: ResolvedConfig) -> int:
     """Entries that a reader samples ahead: of buffers that block at most one, since each needs a place further on."""
     prefetch: int = config.buffer.prefetch
-    return min(prefetch, 1) if config.replay.on_full == "block" else prefetch
+    return min(prefetch, 1) if config.buffer.on_full == "block" else prefetch
 
 
 class Turn:
@@ -118,7 +118,7 @@ class Turn:
     """
 
     def __init__(
-        self, config: RunConfig, passes: StagePasses, lengths: ProfileClock, later_trains: Callable[[], bool]
+        self, config: ResolvedConfig, passes: StagePasses, lengths: ProfileClock, later_trains: Callable[[], bool]
     ) -> None:
         number = passes.number
         self.number = number
@@ -128,7 +128,7 @@ class Turn:
         self._lengths = lengths
         self._later_trains = later_trains
         self._reads = number > 1
-        self._needs_places = number < config.trained_stages and config.replay.on_full == "block"
+        self._needs_places = number < config.trained_stages and config.buffer.on_full == "block"
         self._prefetch = prefetch_limit(config) if self._reads else 0
         self._is_free = config.pace == "free"
         self._in_steps = config.profile.unit == "steps"

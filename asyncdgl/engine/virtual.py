@@ -14,7 +14,8 @@ from typing import Any
 
 from asyncdgl.buffers.buffer import ReplayBuffer, Sample
 from asyncdgl.buffers.entry import Entry, PassName
-from asyncdgl.config.model import PassTimes, RunConfig
+from asyncdgl.config.resolved import ResolvedConfig
+from asyncdgl.config.sections import PassTimes
 from asyncdgl.engine import turn
 from asyncdgl.engine.build import build, steps_clock
 from asyncdgl.engine.evaluations import Evaluation, Evaluations, evaluation_line
@@ -89,7 +90,7 @@ class VirtualRun:
     """
 
     def __init__(
-        self, config: RunConfig, data: Path | None, observer: Observer, check: Callable[[], None] = lambda: None
+        self, config: ResolvedConfig, data: Path | None, observer: Observer, check: Callable[[], None] = lambda: None
     ) -> None:
         self._config = config
         self._observer = observer
@@ -99,8 +100,6 @@ class VirtualRun:
         self._passes, self._buffers, self._evaluator = parts.passes, parts.buffers, parts.evaluator
         self._training = turn.Training(config.stages)
         times = config.virtual.step_times
-        if times == "measure":
-            raise TypeError("virtual.step_times must be resolved")
         each = (ONE_STEP,) if times is None else times
         self._stages: dict[int, _Stage] = {}
         for j, passes in self._passes.items():
@@ -111,7 +110,7 @@ class VirtualRun:
             self._stages[j] = stage
         self._paces = config.pace == "profile"
         self._in_steps = config.profile.unit == "steps"
-        self._blocks = config.replay.on_full == "block"
+        self._blocks = config.buffer.on_full == "block"
         slowdowns = {j: config.profile.stage(j).slowdown for j in self._stages}
         unslowed = [self._stages[j].train_s for j, s in slowdowns.items() if s == min(slowdowns.values())]
         self._step_s = sum(unslowed) / len(unslowed)

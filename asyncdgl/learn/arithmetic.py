@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 
-from asyncdgl.config.model import RunConfig
+from asyncdgl.config.resolved import ResolvedConfig
 
 
-def set_up_torch(config: RunConfig, stage: int | None = None) -> None:
+def set_up_torch(config: ResolvedConfig, stage: int | None = None) -> None:
     """Threads and, on a GPU, deterministic algorithms: what the bits of a run depend on.
 
     Args:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
-from asyncdgl.config.model import RunConfig
+from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.data.dataset import Dataset, Images
 from asyncdgl.data.stream import in_order
 from asyncdgl.learn.stage import Stage, State, make_stages
@@ -71,6 +71,6 @@ class Evaluator:
         }
 
 
-def make_evaluator(config: RunConfig, dataset: Dataset) -> Evaluator:
+def make_evaluator(config: ResolvedConfig, dataset: Dataset) -> Evaluator:
     """Copies of all stages for evaluation."""
     return Evaluator(make_stages(config, dataset), dataset)

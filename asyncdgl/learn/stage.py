@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.optim.sgd import sgd
 
-from asyncdgl.config.model import OptimConfig, RunConfig
+from asyncdgl.config.resolved import ResolvedConfig
+from asyncdgl.config.sections import OptimConfig
 from asyncdgl.data.batch import ActivationBatch
 from asyncdgl.data.dataset import Dataset
 from asyncdgl.learn.learner import Learned
@@ -163,7 +164,7 @@ class Stage:
         return digest.hexdigest()
 
 
-def make_stages(config: RunConfig, dataset: Dataset, only: int | None = None) -> list[Stage]:
+def make_stages(config: ResolvedConfig, dataset: Dataset, only: int | None = None) -> list[Stage]:
     """All trained stages, or only number ``only``."""
     channels, classes = dataset.channels, len(dataset.classes)
     if only is None or config.algorithm == "backprop":

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from asyncdgl.config.model import RunConfig
+from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.nets.network import make_networks
 
 
@@ -20,7 +20,7 @@ class StageCost(NamedTuple):
     aux_multiply_adds: int
 
 
-def stage_costs(config: RunConfig, channels: int, classes: int) -> list[StageCost]:
+def stage_costs(config: ResolvedConfig, channels: int, classes: int) -> list[StageCost]:
     """The cost of every stage. Training a pass takes about three times the forward arithmetic."""
     costs = []
     with torch.device("meta"):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from asyncdgl.config.model import RunConfig
+from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.nets.auxiliary import AUXILIARY, short_head
 from asyncdgl.nets.blocks import make_block
 from asyncdgl.nets.shape import block_shapes, cut
@@ -21,7 +21,7 @@ class StageNet(NamedTuple):
     aux: nn.Module
 
 
-def make_stage_net(config: RunConfig, number: int, channels: int, classes: int) -> StageNet:
+def make_stage_net(config: ResolvedConfig, number: int, channels: int, classes: int) -> StageNet:
     """Stage ``number`` (from 1) of the network; its initial weights depend on (seed, stage) alone.
 
     Args:
@@ -42,7 +42,7 @@ def make_stage_net(config: RunConfig, number: int, channels: int, classes: int) 
     return StageNet(module, aux)
 
 
-def make_networks(config: RunConfig, channels: int, classes: int) -> list[StageNet]:
+def make_networks(config: ResolvedConfig, channels: int, classes: int) -> list[StageNet]:
     """What is trained: all J stages, or for ``backprop`` one network with the last stage's head.
 
     The modules of ``backprop`` start from the same weights as the stages.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 from typing import NamedTuple
 
-from asyncdgl.config.model import ModelConfig, RunConfig
+from asyncdgl.config.resolved import ResolvedConfig
+from asyncdgl.config.sections import ModelConfig
 
 
 class BlockShape(NamedTuple):
@@ -39,18 +40,18 @@ def cut(model: ModelConfig, stages: int) -> list[range]:
     return [range(start, end) for start, end in itertools.pairwise(ends)]
 
 
-def entries_held(config: RunConfig) -> list[int]:
+def entries_held(config: ResolvedConfig) -> list[int]:
     """The most mini-batches that each hop holds: the buffer's, and those on the way where its link takes time."""
     if config.algorithm == "sequential-dgl":  # each entry is read at once
         return [1] * (config.stages - 1)
     links = [config.profile.link(j) for j in range(1, config.trained_stages)]
     on_the_way = [
-        link.max_in_flight if link.has_delay and config.replay.on_full == "overwrite" else 0 for link in links
+        link.max_in_flight if link.has_delay and config.buffer.on_full == "overwrite" else 0 for link in links
     ]
     return [config.buffer.size + count for count in on_the_way]
 
 
-def entry_bytes(config: RunConfig, bf16: bool) -> list[int]:
+def entry_bytes(config: ResolvedConfig, bf16: bool) -> list[int]:
     """Encoded bytes of one mini-batch in each buffer, labels included, from the first hop to the last.
 
     Zero each where there are more stages than blocks, which only runs without tensors have.

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from asyncdgl.buffers.buffer import Sample
 from asyncdgl.buffers.entry import Entry, PassName, Provenance
-from asyncdgl.config.model import RunConfig
+from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.engine.build import make_buffer, steps_clock
 from asyncdgl.errors import SampleBlocked
 from asyncdgl.on_ray.greeting import hello
@@ -40,7 +40,7 @@ class Reply:
 class BufferActor:
     """Holds one replay buffer and the memory of its entries, so that a producer that dies takes nothing with it."""
 
-    def __init__(self, config: RunConfig, after_stage: int, pace: Any) -> None:
+    def __init__(self, config: ResolvedConfig, after_stage: int, pace: Any) -> None:
         self._buffer = make_buffer(config, after_stage)
         self._pace = pace
         self._reader = after_stage + 1

@@ -20,10 +20,10 @@ from typing import Any
 
 import psutil
 
-from asyncdgl.config.model import RunConfig
+from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.errors import ConfigError
 from asyncdgl.on_ray.guardian import start_guardian
-from asyncdgl.plan.machine import visible_gpus
+from asyncdgl.plan.machine import visible_gpus, wanted_address
 
 PROBE_S = 2.0
 LOCAL_MARK = "ASYNCDGL_LOCAL_CLUSTER"
@@ -77,14 +77,8 @@ def check_address(address: str, configured: str | None) -> None:
         raise ConfigError(f"{name} {address}: something answers there, but it is not a Ray head; {mend}")
 
 
-def wanted_address(configured: str | None) -> str | None:
-    """The cluster to join: ``--address``, else ``RAY_ADDRESS``; None to start a local one."""
-    address = configured if configured is not None else os.environ.get("RAY_ADDRESS") or None
-    return None if address == "local" else address
-
-
 @contextlib.contextmanager
-def ray_cluster(config: RunConfig, empty_dir: Path) -> Iterator[None]:
+def ray_cluster(config: ResolvedConfig, empty_dir: Path) -> Iterator[None]:
     """The cluster that a run asks for: a running one, or one of its own. Enter it before ray is imported.
 
     Args:

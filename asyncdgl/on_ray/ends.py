@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from asyncdgl.buffers.buffer import Sample
 from asyncdgl.buffers.entry import Entry, PassName
-from asyncdgl.config.model import RunConfig
+from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.on_ray.buffer import BufferClient, Reply
 from asyncdgl.on_ray.transport.calls import Call
 from asyncdgl.on_ray.transport.memory import UNACKNOWLEDGED, MappedMemory, Stored, stored_bytes
@@ -68,8 +68,8 @@ class Inbox:
 class Outbox:
     """Sends entries without waiting: a few calls on the wire, the rest in a queue that drops its oldest when full."""
 
-    def __init__(self, config: RunConfig, number: int, buffer: Any) -> None:
-        self.blocks = config.replay.on_full == "block"
+    def __init__(self, config: ResolvedConfig, number: int, buffer: Any) -> None:
+        self.blocks = config.buffer.on_full == "block"
         self._buffer = BufferClient(buffer)
         self._memory = None if self._buffer.memory is None else MappedMemory(self._buffer.memory, writable=True)
         self._places: list[int] | None = None  # where the next entries go: one for each call that may be on the wire

@@ -7,7 +7,7 @@ from typing import Any
 
 import ray
 
-from asyncdgl.config.model import RunConfig
+from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.data.dataset import open_dataset
 from asyncdgl.learn.arithmetic import set_up_torch
 from asyncdgl.learn.evaluation import make_evaluator
@@ -17,7 +17,7 @@ from asyncdgl.on_ray.greeting import hello
 class EvaluationActor:
     """Evaluates published weights beside the training."""
 
-    def __init__(self, config: RunConfig, data: Path) -> None:
+    def __init__(self, config: ResolvedConfig, data: Path) -> None:
         set_up_torch(config)
         self._config = config
         self._evaluator = make_evaluator(config, open_dataset(config, data))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
-from asyncdgl.config.model import RunConfig
+from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.engine.pace import Pace
 from asyncdgl.engine.turn import Training
 from asyncdgl.on_ray.greeting import hello
@@ -36,7 +36,7 @@ class Start:
 class PaceActor:
     """Tells stages when they may start, which others still train, and how long a step is."""
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: ResolvedConfig) -> None:
         self._pace = Pace(config.profile.window)
         self._training = Training(config.stages)
         self._slowdown = {j: config.profile.stage(j).slowdown for j in range(1, config.stages + 1)}

@@ -15,16 +15,17 @@ import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from asyncdgl.config.model import RunConfig
+from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.engine.evaluations import Evaluation, Evaluations, evaluation_line
 from asyncdgl.errors import ConfigError, StageFailed
 from asyncdgl.observer import Observer
 from asyncdgl.on_ray.buffer import BufferActor
-from asyncdgl.on_ray.cluster import SMALL_CPUS, wait_for_placement, wanted_address
+from asyncdgl.on_ray.cluster import SMALL_CPUS, wait_for_placement
 from asyncdgl.on_ray.evaluator import EvaluationActor
 from asyncdgl.on_ray.greeting import hello
 from asyncdgl.on_ray.pace import PaceActor
 from asyncdgl.on_ray.stage import Chunk, StageActor
+from asyncdgl.plan.machine import wanted_address
 from asyncdgl.rundir.outcome import Outcome, StageEnd
 from asyncdgl.rundir.records import BufferSummary, Process
 
@@ -57,7 +58,7 @@ class RayRun:
     """
 
     def __init__(
-        self, config: RunConfig, data: Path, observer: Observer, check: Callable[[], None] = lambda: None
+        self, config: ResolvedConfig, data: Path, observer: Observer, check: Callable[[], None] = lambda: None
     ) -> None:
         self._check = check
         self._config = config

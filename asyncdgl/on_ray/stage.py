@@ -13,7 +13,7 @@ import ray
 
 from asyncdgl.buffers.buffer import Sample
 from asyncdgl.buffers.entry import Entry, PassName
-from asyncdgl.config.model import RunConfig
+from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.data.dataset import open_dataset
 from asyncdgl.engine import turn
 from asyncdgl.engine.build import make_clock, make_passes, steps_clock
@@ -58,7 +58,9 @@ class StageActor:
         pace: the pace actor.
     """
 
-    def __init__(self, config: RunConfig, data: Path, number: int, upstream: Any, downstream: Any, pace: Any) -> None:
+    def __init__(
+        self, config: ResolvedConfig, data: Path, number: int, upstream: Any, downstream: Any, pace: Any
+    ) -> None:
         set_up_torch(config, number)
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each place of an entry that it maps keeps one open

@@ -11,11 +11,11 @@ from functools import cache
 from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
-from asyncdgl.config.defaults import available_cores
-from asyncdgl.config.model import ModelConfig, RunConfig
+from asyncdgl.config.model import RunConfig
+from asyncdgl.config.resolved import ResolvedConfig
+from asyncdgl.config.sections import ModelConfig
 from asyncdgl.errors import ConfigError
-from asyncdgl.on_ray.cluster import wanted_address
-from asyncdgl.plan.machine import visible_gpus
+from asyncdgl.plan.machine import available_cores, visible_gpus, wanted_address
 
 if TYPE_CHECKING:
     from asyncdgl.data.batch import ActivationBatch
@@ -49,70 +49,75 @@ class Balance(NamedTuple):
         return sum(self.pass_seconds) / (len(self.pass_seconds) * max(self.pass_seconds))
 
 
-def with_cut(config: RunConfig, cut: tuple[int, ...] | None) -> RunConfig:
-    """The same run with this cut."""
-    return config.model_copy(update={"model": config.model.model_copy(update={"cut": cut})})
-
-
-def balance(config: RunConfig, channels: int, classes: int, check: Callable[[], None] = lambda: None) -> Balance:
-    """The best cut of ``config.model.blocks`` into ``config.stages``, or the given one, with its measured times.
+def best_cut(config: ResolvedConfig, channels: int, classes: int, check: Callable[[], None] = lambda: None) -> Balance:
+    """The best cut of the network into ``config.stages``, with its measured times.
 
     Args:
-        config: the run.
+        config: the run; its own cut does not matter.
         channels: of the images.
         classes: of the data set.
-        check: called between measurements; raises where it is to stop.
+        check: called between measurements; raises where they are to stop.
 
     Raises:
         ConfigError: the run computes on a GPU, and this machine has none.
     """
-    if config.device == "cuda" and not visible_gpus():
-        raise ConfigError("model.balance cost measures here, and this machine has no NVIDIA GPU: use balance blocks")
     measured = cache(lambda part: _pass_seconds(config, part, channels, classes, check))
-    if config.model.cut is None:
-        parts = best_parts(config.model.blocks, config.stages, measured)
-    else:
-        parts = parts_of(config.model, config.stages)
+    return _balance(best_parts(config.model.blocks, config.stages, measured), measured)
+
+
+def times_of_cut(
+    config: ResolvedConfig, channels: int, classes: int, check: Callable[[], None] = lambda: None
+) -> Balance:
+    """The measured times of the run's own cut; else as `best_cut`."""
+    own = parts_of(config.model, config.stages)
+    return _balance(own, lambda part: _pass_seconds(config, part, channels, classes, check))
+
+
+def _balance(parts: Sequence[Part], measured: Callable[[Part], float]) -> Balance:
     return Balance(tuple(last for _, last in parts[:-1]), tuple(measured(part) for part in parts))
 
 
-def open_questions(config: RunConfig) -> tuple[bool, bool]:
-    """Whether the cut and the threads are still to be decided by cost.
+def open_questions(asked: RunConfig) -> tuple[bool, bool]:
+    """Whether the cut and the threads are to be decided by cost.
 
     Raises:
         ConfigError: this machine's cores can't decide the threads.
     """
-    cuts = config.model.balance == "cost" and config.model.cut is None and config.trained_stages > 1
-    shares = config.runtime == "ray" and config.ray.threads == "cost"
-    if shares and config.device == "cuda":
+    cuts, shares = ("model.cut" in asked.open_keys, "ray.threads" in asked.open_keys)
+    if shares and asked.device == "cuda":
         raise ConfigError("ray.threads cost shares out CPU cores, but the stages compute on a GPU: leave it away")
-    if shares and wanted_address(config.ray.address) is not None:
+    if shares and wanted_address(asked.ray.address) is not None:
         raise ConfigError(
             "ray.threads cost shares out this machine's cores: on a cluster give a list, one for each stage"
         )
     return cuts, shares
 
 
-def decide(
-    config: RunConfig, channels: int, classes: int, check: Callable[[], None] = lambda: None
-) -> tuple[RunConfig, Balance | None]:
+def by_cost(
+    asked: RunConfig, config: ResolvedConfig, channels: int, classes: int, check: Callable[[], None] = lambda: None
+) -> tuple[ResolvedConfig, Balance | None]:
     """What ``model.balance: cost`` and ``ray.threads: cost`` leave open, decided by times measured here.
 
+    Args:
+        asked: what was asked.
+        config: the run, with equal shares for what is open.
+        channels: of the images.
+        classes: of the data set.
+        check: called between measurements; raises where they are to stop.
+
     Returns:
-        The configuration, and the times; None where nothing was open.
+        The run, and the times; None where nothing was open.
 
     Raises:
         ConfigError: this machine can't decide it.
     """
-    cuts, shares = open_questions(config)
+    cuts, shares = open_questions(asked)
     if not cuts and not shares:
         return config, None
-    given = tuple(last for _, last in parts_of(config.model, config.stages)[:-1])
-    found = balance(config if cuts else with_cut(config, given), channels, classes, check)
+    found = (best_cut if cuts else times_of_cut)(config, channels, classes, check)
     if shares:
-        threads = share_out(available_cores(), found.pass_seconds)
-        config = config.model_copy(update={"ray": config.ray.model_copy(update={"threads": threads})})
-    return with_cut(config, found.cut) if cuts else config, found
+        config = config.replace(ray={"threads": share_out(available_cores(), found.pass_seconds)})
+    return config.replace(model={"cut": found.cut}), found
 
 
 def parts_of(model: ModelConfig, stages: int) -> list[Part]:
@@ -150,25 +155,33 @@ def share_out(cores: int, pass_seconds: Sequence[float]) -> tuple[int, ...]:
     return tuple(threads)
 
 
-def _pass_seconds(config: RunConfig, part: Part, channels: int, classes: int, check: Callable[[], None]) -> float:
+def _pass_seconds(config: ResolvedConfig, part: Part, channels: int, classes: int, check: Callable[[], None]) -> float:
     """Seconds of a training pass of a stage that has these blocks: the median of a few."""
     from asyncdgl.learn.stage import Stage
     from asyncdgl.nets.network import make_stage_net
 
+    if config.device == "cuda" and not visible_gpus():
+        raise ConfigError("model.balance cost measures here, and this machine has no NVIDIA GPU: use balance blocks")
     check()
     first, last = part
     blocks = config.model.blocks
-    ends = sorted({first - 1, last} - {0, blocks})
-    own = with_cut(config.model_copy(update={"stages": len(ends) + 1}), tuple(ends))
-    bf16 = config.precision == "bf16"
+    ends = tuple(sorted({first - 1, last} - {0, blocks}))
+    # Another number of stages: what is said stage by stage would not fit.
+    own = config.replace(
+        stages=len(ends) + 1,
+        model={"cut": ends},
+        ray={"threads": None},
+        virtual={"step_times": None},
+        delays={"profile": "none", "slowdown": None},
+    )
     net = make_stage_net(own, ends.index(last) + 1 if last in ends else len(ends) + 1, channels, classes)
-    stage = Stage(net, config.optim, 1, config.device, bf16)
+    stage = Stage(net, config.optim, 1, config.device, config.precision == "bf16")
     batch = stage_input(config, first, channels, classes)
     times = [_timed(lambda: stage.train(batch)) for _ in range(PASSES + 1)]
     return median(times[1:])  # the first one also sets up memory and kernels
 
 
-def stage_input(config: RunConfig, first: int, channels: int, classes: int) -> ActivationBatch:
+def stage_input(config: ResolvedConfig, first: int, channels: int, classes: int) -> ActivationBatch:
     """A mini-batch of random numbers as the stage that begins with block ``first`` (from 1) reads it."""
     import torch
 

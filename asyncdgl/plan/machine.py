@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from itertools import takewhile
 from pathlib import Path
+from typing import Literal
 
 from asyncdgl.config.model import RunConfig
 from asyncdgl.errors import ConfigError
@@ -20,23 +21,43 @@ WORTH_BF16 = 30e6
 1.5 times as fast above, 0.8 to 0.9 below (experiments/throughput)."""
 
 
-def on_this_machine(config: RunConfig) -> RunConfig:
-    """Everything that ``auto`` leaves open, decided; and paths that don't depend on the working directory.
+def available_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def wanted_address(configured: str | None) -> str | None:
+    """The Ray cluster to join: ``--address``, else ``RAY_ADDRESS``; None to start a local one."""
+    address = configured if configured is not None else os.environ.get("RAY_ADDRESS") or None
+    return None if address == "local" else address
+
+
+def threads_here(asked: RunConfig) -> int:
+    """CPU threads of each stage. Stages in processes of their own share the cores; in one process they take turns."""
+    if asked.threads != "auto":
+        return asked.threads
+    return max(1, available_cores() // asked.stages) if asked.runtime == "ray" else available_cores()
+
+
+def device_here(asked: RunConfig) -> Literal["cpu", "cuda"]:
+    """Where the stages compute.
 
     Raises:
         ConfigError: a GPU is asked for, and there is none.
     """
     has_gpu = visible_gpus() > 0
-    if config.device == "cuda" and not has_gpu and config.ray.address is None and "RAY_ADDRESS" not in os.environ:
+    if asked.device == "cuda" and not has_gpu and wanted_address(asked.ray.address) is None:
         raise ConfigError("device cuda: this machine has no NVIDIA GPU; use --device cpu")
-    device = ("cuda" if has_gpu else "cpu") if config.device == "auto" else config.device
-    precision = config.precision
-    if precision == "auto":
-        precision = "bf16" if device == "cuda" or bf16_gains(config, cpu_flags()) else "float32"
-    data = config.data
-    if data.data_dir is not None:
-        data = data.model_copy(update={"data_dir": os.path.abspath(data.data_dir)})
-    return config.model_copy(update={"device": device, "precision": precision, "data": data})
+    return ("cuda" if has_gpu else "cpu") if asked.device == "auto" else asked.device
+
+
+def precision_here(asked: RunConfig, device: Literal["cpu", "cuda"]) -> Literal["float32", "bf16"]:
+    """Of the arithmetic on this device."""
+    if asked.precision != "auto":
+        return asked.precision
+    return "bf16" if device == "cuda" or bf16_gains(asked, cpu_flags()) else "float32"
 
 
 def visible_gpus() -> int:

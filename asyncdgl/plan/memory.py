@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import psutil
 
-from asyncdgl.config.model import RunConfig
+from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.errors import ConfigError
 from asyncdgl.nets.shape import entries_held, entry_bytes
 from asyncdgl.on_ray.transport.memory import most_places
@@ -12,7 +12,7 @@ from asyncdgl.on_ray.transport.memory import most_places
 SHARE_OF_MEMORY = 0.8
 
 
-def buffer_bytes(config: RunConfig) -> list[int]:
+def buffer_bytes(config: ResolvedConfig) -> list[int]:
     """The most that each buffer and the link before it will take, encoded."""
     sizes = entry_bytes(config, config.precision == "bf16")
     counts = entries_held(config)
@@ -21,7 +21,7 @@ def buffer_bytes(config: RunConfig) -> list[int]:
     return [count * size for count, size in zip(counts, sizes, strict=True)]
 
 
-def usable_bytes(config: RunConfig) -> int:
+def usable_bytes(config: ResolvedConfig) -> int:
     """Memory that the buffers may take: this machine's, or its GPU's where entries stay there."""
     if config.device == "cuda" and config.runtime != "ray":
         import torch
@@ -31,7 +31,7 @@ def usable_bytes(config: RunConfig) -> int:
     return int(psutil.virtual_memory().available * SHARE_OF_MEMORY)
 
 
-def check_memory(config: RunConfig) -> None:
+def check_memory(config: ResolvedConfig) -> None:
     """Refuse buffers that this machine can't hold.
 
     Raises:

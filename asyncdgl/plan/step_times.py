@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asyncdgl.config.model import PassTimes, RunConfig
+from asyncdgl.config.resolved import ResolvedConfig
+from asyncdgl.config.sections import PassTimes
 from asyncdgl.errors import StageFailed
 from asyncdgl.rundir.trace import FORWARD, TRAIN
 
@@ -22,7 +23,7 @@ MEASURE_S = 2.0
 POLL_S = 0.1
 
 
-def measure_step_times(config: RunConfig, data: Path, check: Callable[[], None]) -> tuple[PassTimes, ...]:
+def measure_step_times(config: ResolvedConfig, data: Path, check: Callable[[], None]) -> tuple[PassTimes, ...]:
     """Mean seconds of a pass of each stage, by kind, decoding and encoding included; messages are not.
 
     Each stage runs in a process of its own, as with ``ray``: first all make training passes at the same time, then all
@@ -61,7 +62,7 @@ def measure_step_times(config: RunConfig, data: Path, check: Callable[[], None])
             process.join()
 
 
-def _measure(config: RunConfig, data: Path, number: int, barrier: Any, pipe: Any) -> None:
+def _measure(config: ResolvedConfig, data: Path, number: int, barrier: Any, pipe: Any) -> None:
     """In its own process: passes of one stage, all on the same input."""
     from asyncdgl.data.dataset import open_dataset
     from asyncdgl.learn.arithmetic import set_up_torch
@@ -84,7 +85,7 @@ def _measure(config: RunConfig, data: Path, number: int, barrier: Any, pipe: Any
     pipe.send(means)
 
 
-def _passes(config: RunConfig, dataset: Dataset, number: int) -> Callable[[str], None]:
+def _passes(config: ResolvedConfig, dataset: Dataset, number: int) -> Callable[[str], None]:
     """What makes a pass of a stage, decoding and encoding included."""
     from asyncdgl.buffers.codecs import decode, encode
     from asyncdgl.data.stream import make_stream

@@ -6,34 +6,9 @@ import json
 from typing import Any
 
 from asyncdgl.config.model import RunConfig
+from asyncdgl.config.resolved import ResolvedConfig
+from asyncdgl.config.setting import keys
 
-KEYS = {
-    "algorithm": "algorithm",
-    "runtime": "runtime",
-    "stages": "stages J",
-    "epochs": "epochs",
-    "batch_size": "mini-batch (images)",
-    "threads": "threads of each stage",
-    "data.dataset": "data set",
-    "data.image_size": "image size (pixels)",
-    "model.blocks": "blocks",
-    "model.width": "width F (features of the first block)",
-    "model.aux": "auxiliary network",
-    "model.head": "last stage's head",
-    "buffer.size": "buffer size M (mini-batches)",
-    "buffer.sampler": "sampler",
-    "buffer.max_reuse": "reuse limit (times)",
-    "buffer.codec": "codec",
-    "buffer.min_size": "entries before the first is given",
-    "buffer.max_age": "age limit (producer's steps)",
-    "buffer.prefetch": "prefetch (entries)",
-    "optim.lr": "learning rate",
-    "optim.momentum": "momentum",
-    "optim.weight_decay": "weight decay",
-    "delays.profile": "delay profile",
-    "delays.slowdown": "slowdown S",
-}
-SYMBOLS = {"buffer.size": "M", "delays.slowdown": "S", "stages": "J", "model.width": "F"}
 ALGORITHMS = {
     "async-dgl": "asynchronous DGL",
     "sync-dgl": "synchronous DGL",
@@ -70,7 +45,8 @@ FRACTIONS = (*ACCURACIES, "batches_unseen", "busy_fraction")
 
 def key_label(key: str) -> str:
     """Of an axis or a column."""
-    return KEYS.get(key, key.rpartition(".")[2].replace("_", " "))
+    known = keys(RunConfig).get(key)
+    return known.label if known is not None else key.rpartition(".")[2].replace("_", " ")
 
 
 def measure_label(name: str) -> str:
@@ -93,11 +69,12 @@ def setting_label(key: str, value: Any) -> str:
     """Of a line: the value, and what it is a value of where that does not show."""
     if isinstance(value, str):
         return value_label(key, value)
-    name = SYMBOLS.get(key) or key_label(key).partition(" (")[0]
+    known = keys(RunConfig).get(key)
+    name = (known.setting.symbol if known is not None else None) or key_label(key).partition(" (")[0]
     return f"{name} = {value_label(key, value)}"
 
 
-def threads_of_stages(config: RunConfig) -> str:
+def threads_of_stages(config: ResolvedConfig) -> str:
     """How many, in words."""
     if isinstance(config.ray.threads, tuple):
         return f"{', '.join(map(str, config.ray.threads))} threads, stage by stage"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from asyncdgl.config.model import RunConfig
+from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.config.setting import applies
 from asyncdgl.config.yaml import dump_config
 from asyncdgl.delays.profiles import DEFAULT_SLOWDOWN
@@ -125,8 +125,8 @@ def _headline(run: Run) -> list[tuple[str, str]]:
     return rows
 
 
-def _settings(config: RunConfig) -> list[tuple[str, str]]:
-    data, model, buffer, optim = config.data, config.model, config.replay, config.optim
+def _settings(config: ResolvedConfig) -> list[tuple[str, str]]:
+    data, model, buffer, optim = config.data, config.model, config.buffer, config.optim
     parts = f"{model.blocks} blocks of width {model.width} in {config.stages} stages"
     every = f"every {optim.lr_decay_every} epochs"
     if optim.lr_milestones is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from asyncdgl.config.model import RunConfig
+from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.report.document import Block, Column, Table, Text
 from asyncdgl.rundir.measures import train_seconds
 from asyncdgl.rundir.reader import Run
@@ -25,7 +25,7 @@ def number(value: Any, form: str = ".4f") -> str:
     return format(value, form) if isinstance(value, int | float) else NOTHING
 
 
-def unit_of(config: RunConfig) -> str:
+def unit_of(config: ResolvedConfig) -> str:
     """Of the times in the trace."""
     return "s" if config.time_unit == "seconds" else "steps"
 

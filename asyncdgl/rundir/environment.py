@@ -13,15 +13,16 @@ from pathlib import Path
 import psutil
 
 from asyncdgl import __version__
-from asyncdgl.config.defaults import available_cores
-from asyncdgl.config.model import RunConfig
+from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.rundir.records import Cpu, Environment, Process
 
 PACKAGES = ("torch", "torchvision", "numpy", "ray", "scikit-learn", "pydantic")
 BIT_CHANGING_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile")
 
 
-def describe_environment(config: RunConfig, data_sha256: str | None, processes: Sequence[Process] = ()) -> Environment:
+def describe_environment(
+    config: ResolvedConfig, data_sha256: str | None, cores: int, processes: Sequence[Process] = ()
+) -> Environment:
     """Versions, hardware, threads and the command line; no environment variables, which may hold secrets."""
     return Environment(
         asyncdgl=__version__,
@@ -29,9 +30,9 @@ def describe_environment(config: RunConfig, data_sha256: str | None, processes: 
         packages={name: _version(name) for name in PACKAGES},
         platform=platform.platform(),
         cpu=_cpu(),
-        cores=available_cores(),
+        cores=cores,
         memory_bytes=psutil.virtual_memory().total,
-        threads_per_stage=config.ray.threads if isinstance(config.ray.threads, tuple) else config.threads,
+        threads_per_stage=config.ray.threads or config.threads,
         data_sha256=data_sha256,
         command=shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]]),
         processes=tuple(processes),

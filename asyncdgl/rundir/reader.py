@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from asyncdgl.config.model import RunConfig
-from asyncdgl.config.yaml import load_yaml, parse_config
+from asyncdgl.config.resolved import ResolvedConfig
+from asyncdgl.config.yaml import load_yaml
 from asyncdgl.errors import ConfigError, DataError
 from asyncdgl.rundir.records import (
     CONFIG,
@@ -50,7 +50,7 @@ class Run:
     def __init__(
         self,
         path: Path,
-        config: RunConfig,
+        config: ResolvedConfig,
         environment: Environment | None,
         summary: Summary | None,
         lines: Sequence[EpochLine | EvaluationLine],
@@ -134,7 +134,7 @@ def read_run(path: Path) -> Run:
     if not (path / CONFIG).is_file():
         raise DataError(f"{path} is no run directory: it has no {CONFIG}")
     try:
-        config = parse_config(load_yaml(path / CONFIG))
+        config = ResolvedConfig.checked(load_yaml(path / CONFIG))
     except ConfigError as error:
         place = f"{path / CONFIG}: "
         raise DataError(place + "; ".join(error.problems).replace(f"config file {place}", "")) from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from asyncdgl.config.model import RunConfig
+from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.rundir.measures import images_per_second, stage_summaries, train_seconds
 from asyncdgl.rundir.outcome import Outcome, StageEnd
 from asyncdgl.rundir.reader import Run
@@ -12,7 +12,7 @@ from asyncdgl.rundir.writer import RunWriter
 
 
 def make_summary(
-    config: RunConfig,
+    config: ResolvedConfig,
     writer: RunWriter,
     outcome: Outcome | None,
     status: Status,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from asyncdgl.config.model import RunConfig
+from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.config.yaml import dump_config
 from asyncdgl.errors import ConfigError
 from asyncdgl.rundir.reader import Run
@@ -81,7 +81,7 @@ class RunWriter:
         self.lines: list[EpochLine | EvaluationLine] = []
         """The same of metrics.jsonl."""
 
-    def write_config(self, config: RunConfig) -> None:
+    def write_config(self, config: ResolvedConfig) -> None:
         """config.yaml: ``asyncdgl run --config`` repeats the settings."""
         self._replace(CONFIG, dump_config(config))
 
@@ -123,7 +123,7 @@ class RunWriter:
         self._metrics.close()
         self._trace.close()
 
-    def as_run(self, config: RunConfig) -> Run:
+    def as_run(self, config: ResolvedConfig) -> Run:
         """What a reader of the directory would find in its lines."""
         return Run(self.path, config, None, None, self.lines, self.records)
 

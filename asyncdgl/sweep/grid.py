@@ -19,7 +19,7 @@ from asyncdgl.config.model import RunConfig
 from asyncdgl.config.setting import applies
 from asyncdgl.config.yaml import load_yaml, parse_config, set_key
 from asyncdgl.errors import ConfigError
-from asyncdgl.plan.machine import on_this_machine
+from asyncdgl.plan.resolve import on_this_machine
 from asyncdgl.sweep.identity import DataHashes, Progress, run_key
 from asyncdgl.sweep.measures import MEASURES
 
@@ -136,7 +136,7 @@ def plan_sweep(
     beaten = [key for key in flat(over) if key in own]
     if beaten:
         raise ConfigError([f"sweep file {path}: --set {key}: a grid of the file sets it, too" for key in beaten])
-    sweep = sweep.model_copy(update={"config": merged(sweep.config, over)})
+    sweep = SweepConfig.model_validate({**dict(sweep), "config": merged(sweep.config, over)})
     points = [point for part in [sweep, *sweep.also] for point in _points(sweep, part, path)]
     if not points:
         raise ConfigError(f"sweep file {path}: no runs: give grid, seeds or also")

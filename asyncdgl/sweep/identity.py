@@ -17,7 +17,8 @@ from typing import Any
 
 from asyncdgl import __version__
 from asyncdgl.config.defaults import lookup
-from asyncdgl.config.model import DataConfig, RunConfig
+from asyncdgl.config.model import RunConfig
+from asyncdgl.config.sections import DataConfig
 from asyncdgl.config.yaml import load_yaml
 from asyncdgl.errors import AsyncDGLError, ConfigError
 from asyncdgl.rundir.reader import read_record

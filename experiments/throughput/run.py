@@ -25,7 +25,7 @@ from asyncdgl.config.defaults import merged
 from asyncdgl.config.yaml import load_yaml, parse_config
 from asyncdgl.learn.arithmetic import set_up_torch
 from asyncdgl.plan.balance import balance
-from asyncdgl.plan.machine import on_this_machine
+from asyncdgl.plan.resolve import planned
 from asyncdgl.rundir.reader import read_run
 from asyncdgl.rundir.trace import TRAIN
 
@@ -165,7 +165,7 @@ def measure(data: Path, folder: Path) -> dict[str, Any]:
         return path
 
     two = config("two", stages=2, threads=1)
-    resolved = on_this_machine(parse_config(load_yaml(two)))
+    resolved = planned(parse_config(load_yaml(two)))
     set_up_torch(resolved)
     cut = balance(resolved, 3, 10).cut
     two = config("two", stages=2, threads=1, model={"cut": list(cut)})

@@ -13,15 +13,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from asyncdgl.config.model import RunConfig
+from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.config.yaml import load_yaml, parse_config
-from asyncdgl.plan.machine import on_this_machine
+from asyncdgl.plan.resolve import planned
 
 WINDOW = 2
 """Passes that a stage may be ahead of the slowest, as with pace profile."""
 
 
-def step(config: RunConfig, number: int, turns: Any, changed: Any, barrier: Any, seconds: Any, pipe: Any) -> None:
+def step(config: ResolvedConfig, number: int, turns: Any, changed: Any, barrier: Any, seconds: Any, pipe: Any) -> None:
     """In its own process: one stage learns from one batch again and again, no more than the window ahead."""
     from asyncdgl.learn.arithmetic import set_up_torch
     from asyncdgl.learn.stage import Stage
@@ -59,7 +59,7 @@ def main() -> None:
     """Start the stages' processes, then answer."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", type=Path)
-    config = on_this_machine(parse_config(load_yaml(parser.parse_args().config)))
+    config = planned(parse_config(load_yaml(parser.parse_args().config)))
     context = multiprocessing.get_context("spawn")
     turns, changed = context.Array("l", config.stages, lock=False), context.Condition()
     barrier, seconds = context.Barrier(config.stages + 1), context.Value("d", 0.0)

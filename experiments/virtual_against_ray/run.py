@@ -10,9 +10,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from asyncdgl.config.model import PassTimes
+from asyncdgl.config.sections import PassTimes
 from asyncdgl.config.yaml import load_yaml, parse_config
 from asyncdgl.data.cache import prepare
+from asyncdgl.plan.resolve import planned
 from asyncdgl.plan.step_times import measure_step_times
 from asyncdgl.rundir.reader import Run, read_run
 from asyncdgl.rundir.trace import FORWARD, TRAIN, PassRecord, by_stage
@@ -107,7 +108,7 @@ def main() -> None:
         batches = max(s["updates"] for s in reference.summary["stages"])  # type: ignore[index]
         tree = {**load_yaml(HERE / "config.yaml"), "stages": stages, "runtime": "ray"}
         tree["data"] = {**tree["data"], "data_dir": arguments.data_dir}
-        config = parse_config(tree).model_copy(update={"device": "cpu", "precision": "float32", "threads": 1})
+        config = planned(parse_config({**tree, "device": "cpu", "precision": "float32", "threads": 1}))
         alone = measure_step_times(config, prepare(config.data), lambda: None)
         ways = {"from a Ray run without delays": calibrated(reference), "measured, all computing": alone}
         shown = {way: [t.model_dump() for t in times] for way, times in ways.items()}

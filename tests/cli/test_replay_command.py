@@ -20,8 +20,8 @@ import pytest
 import torch
 
 from asyncdgl.cli.main import main
-from asyncdgl.config.defaults import merged
-from asyncdgl.config.yaml import dump_config, load_yaml, parse_config
+from asyncdgl.config.yaml import dump_config
+from asyncdgl.rundir.reader import read_run
 
 SCRIPT = Path(sys.executable).parent / "asyncdgl"
 RUN = [
@@ -286,12 +286,8 @@ def test_a_broken_run_directory_is_one_message(what, run_dir) -> None:
 
 
 def test_missing_data_is_one_message(run_dir, tmp_path) -> None:
-    config = parse_config(
-        merged(
-            load_yaml(run_dir / "config.yaml"),
-            {"data": {"dataset": "image-folder", "data_dir": str(tmp_path / "gone"), "mean": None, "std": None}},
-        )
-    )
+    config = read_run(run_dir).config
+    config = config.replace(data={"dataset": "image-folder", "data_dir": str(tmp_path / "gone")})
     (run_dir / "config.yaml").write_text(dump_config(config))
     assert str(tmp_path / "gone") in one_message(ask("replay", str(run_dir)), 2)
 

@@ -636,7 +636,7 @@ MEMORY = [
         process=True,
     ),
     Case("buffers-too-large-ray", run("--buffer-size", "1000000000"), ["buffer.size 1000000000", "would fit"]),
-    Case("buffers-beyond-64-bits", run(*SIM, "--buffer-size", str(10**30)), ["would fit"]),
+    Case("buffers-beyond-64-bits", run(*SIM, "--buffer-size", str(10**30)), ["buffer.size must be at most"]),
     Case(
         "one-entry-too-large",
         run(*SIM, "--batch-size", "1000000000"),

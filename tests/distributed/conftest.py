@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from asyncdgl.config.model import RunConfig
+from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.config.yaml import parse_config
 from asyncdgl.data.cache import prepare
 from asyncdgl.engine.sim import Simulation
 from asyncdgl.observer import Recorder
 from asyncdgl.on_ray.cluster import local_cluster
+from asyncdgl.plan.resolve import planned
 from asyncdgl.rundir.outcome import Outcome
 from asyncdgl.rundir.trace import PassRecord
 
@@ -36,9 +37,8 @@ class RanRecorder(Recorder):
         return sorted(own, key=lambda r: r.step)
 
 
-def make_config(tree: dict[str, Any]) -> RunConfig:
-    config = parse_config({"threads": 1, **tree})
-    return config.model_copy(update={"device": "cpu", "precision": "float32"})
+def make_config(tree: dict[str, Any]) -> ResolvedConfig:
+    return planned(parse_config({"threads": 1, "device": "cpu", "precision": "float32", **tree}))
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ import numpy as np
 
 from asyncdgl.buffers.entry import PassName, Provenance
 from asyncdgl.config.yaml import parse_config
+from asyncdgl.plan.resolve import planned
 
 
 def provenance(step: int) -> Provenance:
@@ -19,7 +20,7 @@ def make_buffer(**settings: Any) -> Any:
     # Ray reads its settings when it is imported: only once the cluster's are made.
     from asyncdgl.on_ray.buffer import BufferActor
 
-    return BufferActor(parse_config({"buffer": settings}), 1, None)
+    return BufferActor(planned(parse_config({"buffer": settings})), 1, None)
 
 
 def make_slow_buffer(pace: Any) -> Any:

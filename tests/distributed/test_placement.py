@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from asyncdgl.config.yaml import parse_config
+from asyncdgl.plan.resolve import planned
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def most_on_one(cluster, digits_folder, make_recorder) -> Callable[[int], int]:
 
     def place(stages: int) -> int:
         tree = {"runtime": "ray", "device": "cuda", "stages": stages, "model": {"blocks": 7}}
-        run = RayRun(parse_config(tree), digits_folder, make_recorder())
+        run = RayRun(planned(parse_config(tree)), digits_folder, make_recorder())
         try:
             gpu, evaluator_gpu = run._place()
             shares = {0: evaluator_gpu, **dict.fromkeys(range(1, stages + 1), gpu)}
@@ -67,7 +68,7 @@ def test_more_cpus_than_there_are_is_an_error_that_says_so(cluster, digits_folde
     from asyncdgl.on_ray import run as ray_runtime
 
     monkeypatch.setattr(ray_runtime, "PLACEMENT_LIMIT_S", 1.0)
-    config = parse_config({"runtime": "ray", "stages": 20, "model": {"blocks": 20}})
+    config = planned(parse_config({"runtime": "ray", "stages": 20, "model": {"blocks": 20}}))
     run = ray_runtime.RayRun(config, digits_folder, make_recorder())
     with pytest.raises(ConfigError, match=r"it needs 20 CPU; the cluster has 16 CPU, 3 GPU: use fewer --stages"):
         run.start()

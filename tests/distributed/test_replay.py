@@ -11,6 +11,7 @@ import pytest
 from asyncdgl.config.defaults import merged
 from asyncdgl.config.yaml import parse_config
 from asyncdgl.engine.replayer import Replay
+from asyncdgl.plan.resolve import planned
 from asyncdgl.rundir.reader import Run, read_run
 from asyncdgl.rundir.summary import make_summary
 from asyncdgl.rundir.trace import FORWARD, TRAIN, by_stage
@@ -78,7 +79,7 @@ def record(cluster, digits_folder, make_recorder, tmp_path) -> Callable[..., Run
     def run(tree: dict[str, Any], stop_when: Callable[[Any, Any], bool] | None = None) -> Run:
         from asyncdgl.on_ray.run import RayRun
 
-        config, recorder = parse_config(merged(SMALL, tree)), make_recorder()
+        config, recorder = planned(parse_config(merged(SMALL, tree))), make_recorder()
         status = "completed"
 
         def check() -> None:
@@ -123,7 +124,7 @@ def test_a_run_is_repeated_bit_for_bit(name, record, digits_folder) -> None:
     repeated_whole(run, digits_folder)
     if name.startswith("slow stage 3"):
         assert FORWARD in {r.kind for r in run.records if r.stage == 2}
-    if run.config.algorithm == "async-dgl" and run.config.replay.max_reuse is None:
+    if run.config.algorithm == "async-dgl" and run.config.buffer.max_reuse is None:
         assert max(r.times_sampled or 0 for r in run.records) > 1  # or nothing would be asynchronous about it
 
 

@@ -9,11 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncdgl.config.model import ModelConfig
+from asyncdgl.config.model import RunConfig
+from asyncdgl.config.sections import ModelConfig
+from asyncdgl.config.yaml import parse_config
 from asyncdgl.errors import ConfigError
 from asyncdgl.nets.network import make_networks
 from asyncdgl.nets.shape import cut
-from asyncdgl.plan.balance import balance, best_parts, decide, parts_of, share_out, with_cut
+from asyncdgl.plan.balance import best_cut, best_parts, by_cost, parts_of, share_out, times_of_cut
+from asyncdgl.plan.resolve import planned
 
 
 @given(
@@ -66,13 +69,13 @@ def test_a_cut_that_does_not_fit_is_refused(small_config, wrong) -> None:
 def test_measured_here(small_config) -> None:
     """Which cut is the best depends on the machine; what is said of it does not."""
     config = small_config(stages=2, runtime="sim", model={"blocks": 4, "balance": "cost"})
-    chosen = balance(config, 1, 10)
+    chosen = best_cut(config, 1, 10)
     assert chosen.cut in {(1,), (2,), (3,)}
     assert len(chosen.pass_seconds) == 2
     assert min(chosen.pass_seconds) > 0
     assert chosen.updates_per_second == 1 / max(chosen.pass_seconds)
     assert chosen.efficiency == sum(chosen.pass_seconds) / 2 / max(chosen.pass_seconds)
-    assert balance(with_cut(config, (3,)), 1, 10).cut == (3,), "a given cut stays"
+    assert times_of_cut(config.replace(model={"cut": (3,)}), 1, 10).cut == (3,), "a given cut stays"
 
 
 @given(
@@ -91,28 +94,43 @@ def test_no_other_sharing_of_the_cores_has_a_faster_slowest_stage(cores, pass_se
     assert slowest[0] == min(slowest)
 
 
-def test_threads_by_cost(small_config, monkeypatch) -> None:
+def small(**over: Any) -> RunConfig:
+    return parse_config({"batch_size": 32, **over, "model": {"width": 4, **over["model"]}})
+
+
+def test_threads_by_cost(monkeypatch) -> None:
     """With a cut that stays as it is unless that is open too."""
     monkeypatch.setattr("asyncdgl.plan.balance.available_cores", lambda: 5)
-    small: dict[str, Any] = {"runtime": "ray", "stages": 3, "model": {"blocks": 6}}
-    config, measured = decide(small_config(**small, ray={"threads": "cost"}), 1, 10)
+    unasked = small(stages=3, model={"blocks": 6})
+    asked = unasked.replace(ray={"threads": "cost"})
+    config, measured = by_cost(asked, planned(asked), 1, 10)
     assert measured is not None
-    assert measured.cut == (2, 4)
-    assert config.model.cut is None, "nobody asked for a cut"
+    assert measured.cut == config.model.cut == (2, 4), "nobody asked for another cut"
     assert config.ray.threads == share_out(5, measured.pass_seconds)
     assert [config.threads_of(j) for j in (1, 2, 3)] == list(config.ray.threads)
-    assert decide(config, 1, 10) == (config, None)
-    unasked = small_config(**small)
-    assert decide(unasked, 1, 10) == (unasked, None)
-    assert [unasked.threads_of(j) for j in (1, 2, 3)] == [unasked.threads] * 3
+    assert by_cost(config, config, 1, 10) == (config, None)
+    config = planned(unasked)
+    assert by_cost(unasked, config, 1, 10) == (config, None)
+    assert [config.threads_of(j) for j in (1, 2, 3)] == [config.threads] * 3
 
 
-def test_cut_and_threads_by_cost(small_config, monkeypatch) -> None:
+def test_cut_and_threads_by_cost(monkeypatch) -> None:
     monkeypatch.setattr("asyncdgl.plan.balance.available_cores", lambda: 7)
-    tree = {"runtime": "ray", "stages": 2, "model": {"blocks": 4, "balance": "cost"}, "ray": {"threads": "cost"}}
-    config, measured = decide(small_config(**tree), 1, 10)
+    asked = small(stages=2, model={"blocks": 4, "balance": "cost"}, ray={"threads": "cost"})
+    config, measured = by_cost(asked, planned(asked), 1, 10)
     assert measured is not None
     assert (config.model.cut, config.ray.threads) == (measured.cut, share_out(7, measured.pass_seconds))
+
+
+def test_a_stage_is_measured_alone_whatever_is_said_stage_by_stage() -> None:
+    """Delays, threads and step times of stages that the measured network does not have."""
+    asked = small(
+        stages=4,
+        model={"blocks": 4},
+        ray={"threads": [1, 1, 1, 2]},
+        delays={"profile": {"stages": {4: {"slowdown": 2}}, "links": {3: {"loss": 0.5}}}},
+    )
+    assert len(times_of_cut(planned(asked), 1, 10).pass_seconds) == 4
 
 
 @pytest.mark.parametrize(
@@ -123,12 +141,14 @@ def test_cut_and_threads_by_cost(small_config, monkeypatch) -> None:
         ({"model": {"balance": "cost"}, "device": "cuda"}, "this machine has no NVIDIA GPU"),
     ],
 )
-def test_what_this_machine_cannot_decide_is_refused(small_config, monkeypatch, tree, says) -> None:
+def test_what_this_machine_cannot_decide_is_refused(monkeypatch, tree, says) -> None:
+    monkeypatch.setattr("asyncdgl.plan.machine.visible_gpus", lambda: 1)
     monkeypatch.setattr("asyncdgl.plan.balance.visible_gpus", lambda: int("model" not in tree))
+    asked = parse_config({"stages": 2, **tree})
     with pytest.raises(ConfigError, match=says):
-        decide(small_config(**{"runtime": "ray", "stages": 2, **tree}), 1, 10)
+        by_cost(asked, planned(asked), 1, 10)
 
 
 def test_the_stages_are_cut_there(small_config) -> None:
-    config = with_cut(small_config(stages=3, model={"blocks": 5}), (1, 4))
+    config = small_config(stages=3, model={"blocks": 5, "cut": (1, 4)})
     assert [len(net.module) for net in make_networks(config, 1, 10)] == [1, 3, 1]

@@ -19,7 +19,7 @@ import scipy.stats
 import torch
 from PIL import Image
 
-from asyncdgl.config.model import DataConfig
+from asyncdgl.config.sections import DataConfig
 from asyncdgl.data import cache, decode
 from asyncdgl.data.cache import Cached, image_shape, open_cached, prepare
 from asyncdgl.data.dataset import Dataset, Images, make_dataset
@@ -237,7 +237,7 @@ def folder_config(folder: Path, size: int = 8) -> DataConfig:
 
 PREPARE_TWICE = """
 import json, sys
-from asyncdgl.config.model import DataConfig
+from asyncdgl.config.sections import DataConfig
 from asyncdgl.data import cache
 config = DataConfig(dataset="image-folder", data_dir=sys.argv[1], image_size=8)
 progress = []

@@ -26,6 +26,7 @@ import scipy.stats
 from asyncdgl.config.yaml import parse_config
 from asyncdgl.engine import sim as simulator
 from asyncdgl.engine.virtual import VirtualRun
+from asyncdgl.plan.resolve import planned
 from asyncdgl.rundir.trace import TRAIN, by_stage, staleness
 
 ALPHA = 1e-3
@@ -72,7 +73,7 @@ def simulated(make_recorder):
 
     def run(stages: int, size: int, seed: int, profile: Any = "random") -> Any:
         recorder = make_recorder()
-        config = parse_config(settings(stages, size, seed, profile, runtime="sim"))
+        config = planned(parse_config(settings(stages, size, seed, profile, runtime="sim")))
         with no_arithmetic():
             simulator.Simulation(config, None, recorder).run()
         return by_stage(recorder.trace)
@@ -87,7 +88,7 @@ def in_virtual_time(make_recorder):
     def run(stages: int, size: int, seed: int, profile: Any = RANDOM) -> Any:
         recorder = make_recorder()
         tree = settings(stages, size, seed, profile, runtime="virtual", virtual={"train": False})
-        VirtualRun(parse_config(tree), None, recorder).run()
+        VirtualRun(planned(parse_config(tree)), None, recorder).run()
         return by_stage(recorder.trace)
 
     return run

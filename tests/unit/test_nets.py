@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from asyncdgl.buffers.codecs import encode, payload_bytes
-from asyncdgl.config.model import ModelConfig
+from asyncdgl.config.sections import ModelConfig
 from asyncdgl.config.yaml import parse_config
 from asyncdgl.data.batch import ActivationBatch
 from asyncdgl.learn.stage import Stage
@@ -20,6 +20,7 @@ from asyncdgl.nets.auxiliary import AUXILIARY, AveragePool, short_head
 from asyncdgl.nets.cost import stage_costs
 from asyncdgl.nets.network import StageNet, make_networks, make_stage_net
 from asyncdgl.nets.shape import block_shapes, cut, entry_bytes
+from asyncdgl.plan.resolve import planned
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -33,7 +34,7 @@ DOWNSAMPLE = pytest.mark.parametrize(("downsample", "features", "pixels"), PAPER
 
 
 def cifar(**over: Any) -> Any:
-    return parse_config({"data": {"dataset": "cifar10"}, **over})
+    return planned(parse_config({"data": {"dataset": "cifar10"}, **over}))
 
 
 def leaves(module: nn.Module) -> Iterator[nn.Module]:
@@ -101,8 +102,8 @@ def test_a_block_is_pool_convolution_norm_relu() -> None:
 
 @pytest.mark.parametrize("size", [9, 15, 17])
 def test_odd_image_sizes(size) -> None:
-    config = parse_config(
-        {"data": {"dataset": "synthetic", "image_size": size}, "model": {"width": 4}, "runtime": "sim"}
+    config = planned(
+        parse_config({"data": {"dataset": "synthetic", "image_size": size}, "model": {"width": 4}, "runtime": "sim"})
     )
     shapes = block_shapes(config.model, 3, size)
     x = torch.zeros(2, 3, size, size)
@@ -215,7 +216,7 @@ def test_initial_weights_depend_on_seed_and_stage_alone(small_config) -> None:
 def test_stages_and_seeds_begin_with_different_weights() -> None:
     # Blocks 2 and 3 of this network have the same shape, so that only the key can tell them apart.
     tree = {"runtime": "sim", "stages": 3, "model": {"blocks": 3, "width": 4, "downsample": [1]}}
-    nets = [make_networks(parse_config({**tree, "seed": seed}), 1, 10) for seed in (0, 1)]
+    nets = [make_networks(planned(parse_config({**tree, "seed": seed})), 1, 10) for seed in (0, 1)]
     modules = [net.module for seed in nets for net in seed[1:]]
     assert len(modules) == 4
     assert not any(same_weights(a, b) for i, a in enumerate(modules) for b in modules[:i])
@@ -285,7 +286,7 @@ def test_costs_of_a_stage_are_counted_by_hand() -> None:
 
 
 def test_counted_parameters_are_those_of_the_network() -> None:
-    config = parse_config({"runtime": "sim"})
+    config = planned(parse_config({"runtime": "sim"}))
     costs = stage_costs(config, 1, 10)
     nets = make_networks(config, 1, 10)
 

@@ -8,7 +8,7 @@ from scipy import stats
 from asyncdgl.buffers.buffer import ReplayBuffer
 from asyncdgl.buffers.entry import Entry, PassName, Provenance
 from asyncdgl.buffers.link import Link
-from asyncdgl.config.model import BufferConfig
+from asyncdgl.config.sections import BufferConfig
 from asyncdgl.config.yaml import parse_config
 from asyncdgl.delays.laws import Law
 from asyncdgl.delays.profiles import LinkDelay

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from asyncdgl.buffers.buffer import ReplayBuffer
 from asyncdgl.buffers.entry import Entry, PassName, Provenance
 from asyncdgl.buffers.link import Link
-from asyncdgl.config.model import BufferConfig
+from asyncdgl.config.sections import BufferConfig
 from asyncdgl.delays.laws import Law
 from asyncdgl.delays.profiles import LinkDelay
 from asyncdgl.errors import SampleBlocked

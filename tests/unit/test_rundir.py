@@ -122,7 +122,7 @@ def test_what_is_written_is_read(tmp_path, small_config, record, evaluation_of, 
     config = small_config(name="mine", delays={"profile": "slow_stage2", "slowdown": 1.1})
     trace = [record(1, 0, 1 / 3, loss=0.1), record(2, 0, 2 / 3, waits={"empty": 0.1 + 0.2})]
     lines = [epoch_line(), evaluation_of([1 / 3, 0.5, 0.75])]
-    environment = describe_environment(config, "abc")
+    environment = describe_environment(config, "abc", 2)
     writer = RunWriter(tmp_path)
     writer.write_config(config)
     writer.write_environment(environment)
@@ -195,7 +195,7 @@ def test_a_file_of_another_shape_is_named_with_its_key(
     writer = RunWriter(tmp_path)
     writer.write_config(small_config())
     writer.write_summary(summary_of())
-    writer.write_environment(describe_environment(small_config(), None))
+    writer.write_environment(describe_environment(small_config(), None, 2))
     writer.close()
     content = json.loads((tmp_path / name).read_text())
     (tmp_path / name).write_text(json.dumps({**content, **change}))

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from asyncdgl.config.model import OptimConfig
+from asyncdgl.config.sections import OptimConfig
 from asyncdgl.data.batch import ActivationBatch
 from asyncdgl.learn.stage import Stage, learning_rate
 from asyncdgl.nets.network import StageNet, make_stage_net

@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
-from asyncdgl.config.model import PassTimes
+from asyncdgl.config.sections import PassTimes
 from asyncdgl.errors import StageFailed
 from asyncdgl.plan import step_times
 from asyncdgl.plan.step_times import measure_step_times
@@ -60,9 +60,7 @@ def test_times_of_two_stages(config, digits_folder) -> None:
         # Some millions of multiplications take from a tenth of a millisecond to a few.
         assert 1e-5 < t.forward < t.train < 0.5
     # What is measured is what config.yaml then says, and a run takes it as it is.
-    virtual = config.virtual.model_copy(update={"step_times": times})
-    resolved = config.model_copy(update={"virtual": virtual})
-    assert type(config).model_validate(resolved.model_dump()).virtual.step_times == times
+    assert config.replace(virtual={"step_times": times}).virtual.step_times == times
 
 
 def test_the_only_process_dies(small_config, digits_folder, monkeypatch) -> None:

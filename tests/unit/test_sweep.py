@@ -20,7 +20,7 @@ import scipy.stats
 from asyncdgl.config.defaults import merged
 from asyncdgl.config.yaml import dump_config, load_yaml, parse_config
 from asyncdgl.errors import ConfigError, DataError
-from asyncdgl.plan.machine import on_this_machine
+from asyncdgl.plan.resolve import on_this_machine
 from asyncdgl.sweep import execution as execute_module
 from asyncdgl.sweep import grid as sweep_module
 from asyncdgl.sweep.execution import FAILED, WORK, Finished, RunStore, execute

@@ -22,6 +22,7 @@ from asyncdgl.delays.laws import Law
 from asyncdgl.engine.build import make_clock
 from asyncdgl.engine.virtual import VirtualRun
 from asyncdgl.errors import ConfigError
+from asyncdgl.plan.resolve import planned
 from asyncdgl.rundir.trace import FORWARD, TRAIN, by_stage, staleness
 from asyncdgl.seeding import Draws
 
@@ -1070,15 +1071,14 @@ def test_any_small_run_comes_to_its_end(run_virtual, tree) -> None:
     """No deadlock, and all that holds for every run; conservation at every event."""
     if tree["stages"] == 1:
         del tree["buffer"]
-    run = run_virtual(parse_config(tree), at_event=lambda virtual: assert_conserved(virtual.outcome().buffers))
+    run = run_virtual(planned(parse_config(tree)), at_event=lambda virtual: assert_conserved(virtual.outcome().buffers))
     assert_is_a_run(run)
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_runs_that_train_keep_to_it_too(trained, name) -> None:
     run = trained(name)
-    virtual = run.config.virtual.model_copy(update={"batches": 11})
-    assert_is_a_run(Run(run.config.model_copy(update={"virtual": virtual}), run.virtual, run.recorder))
+    assert_is_a_run(Run(run.config.replace(virtual={"batches": 11}), run.virtual, run.recorder))
 
 
 @pytest.mark.parametrize("sampler", ["priority_lifo", "lifo", "fifo", "uniform"])
