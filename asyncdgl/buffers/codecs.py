@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from asyncdgl.data.batch import ActivationBatch
+from asyncdgl.data.batch import Batch
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,7 +54,7 @@ def encode(codec: str, output: torch.Tensor, y: torch.Tensor) -> Payload:
     return {**ENCODERS[codec](output), "y": y}
 
 
-def decode(payload: Payload, batch: int, bf16: bool = False, device: str = "cpu") -> ActivationBatch:
+def decode(payload: Payload, batch: int, bf16: bool = False, device: str = "cpu") -> Batch:
     """The mini-batch, channels-last, in float32.
 
     Args:
@@ -70,7 +70,7 @@ def decode(payload: Payload, batch: int, bf16: bool = False, device: str = "cpu"
         nhwc = there["bf16"] if bf16 else there["bf16"].float()
     else:
         nhwc = there["int8"].float() * there["scale"]
-    return ActivationBatch(nhwc.permute(0, 3, 1, 2), there["y"], batch)
+    return Batch(nhwc.permute(0, 3, 1, 2), there["y"], batch)
 
 
 def payload_bytes(payload: Payload) -> int:

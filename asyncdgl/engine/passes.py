@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from asyncdgl.buffers.buffer import Sample
 from asyncdgl.buffers.entry import Entry, PassName, Provenance
 from asyncdgl.config.model import RunConfig
-from asyncdgl.data.batch import ActivationBatch
+from asyncdgl.data.batch import Batch
 from asyncdgl.engine.build import make_stream
 from asyncdgl.errors import StageFailed
 from asyncdgl.learn.meter import EpochMeter
@@ -100,7 +100,7 @@ class StagePasses:
             self._meter.add(result.loss, result.correct)
         else:
             output = self.stage.forward(batch)
-        source = Provenance(name, updates, kind == TRAIN, batch.batch)
+        source = Provenance(name, updates, kind == TRAIN, batch.number)
         entry = None if self._is_last else self._entry(source, output, batch)
         self.step += 1
         record = PassRecord(
@@ -108,7 +108,7 @@ class StagePasses:
             incarnation=name.incarnation,
             step=name.step,
             kind=kind,
-            batch=batch.batch,
+            batch=batch.number,
             source_incarnation=sample.source.name.incarnation if sample else None,
             source_step=sample.source.name.step if sample else None,
             source_update=sample.source.update if sample else None,
@@ -121,7 +121,7 @@ class StagePasses:
         )
         return Passed(record, entry, self._complete_epoch(record, lr) if kind == TRAIN else None)
 
-    def _input(self, sample: Sample | None, number: int) -> ActivationBatch:
+    def _input(self, sample: Sample | None, number: int) -> Batch:
         from asyncdgl.buffers.codecs import decode
 
         if sample is not None:
@@ -129,7 +129,7 @@ class StagePasses:
         assert self._stream is not None
         return self._stream.get(number)
 
-    def _entry(self, source: Provenance, output: Any, batch: ActivationBatch) -> Entry:
+    def _entry(self, source: Provenance, output: Any, batch: Batch) -> Entry:
         from asyncdgl.buffers.codecs import encode, payload_bytes
 
         payload = encode(self._config.buffer.codec, output, batch.y)

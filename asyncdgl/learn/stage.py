@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim.sgd import sgd
 
 from asyncdgl.config.model import OptimConfig
-from asyncdgl.data.batch import ActivationBatch
+from asyncdgl.data.batch import Batch
 from asyncdgl.nets.network import StageNet
 
 State = dict[str, torch.Tensor]
@@ -82,7 +82,7 @@ class Stage:
         """The learning rate of the next update."""
         return learning_rate(self._optim, self.completed_epochs)
 
-    def train(self, batch: ActivationBatch) -> TrainResult:
+    def train(self, batch: Batch) -> TrainResult:
         """One update on the stage's own loss (Algorithms 1 and 2: update of theta_j and gamma_j).
 
         Args:
@@ -100,7 +100,7 @@ class Stage:
         read_loss, read_correct = torch.stack((loss.detach(), correct)).tolist()
         return TrainResult(output.detach(), read_loss, int(read_correct))
 
-    def forward(self, batch: ActivationBatch) -> torch.Tensor:
+    def forward(self, batch: Batch) -> torch.Tensor:
         """The module's output [B, C, H, W] in evaluation mode; nothing of the stage changes."""
         self._set_mode(training=False)
         with torch.no_grad(), self._autocast():

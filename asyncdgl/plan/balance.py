@@ -18,7 +18,7 @@ from asyncdgl.on_ray.cluster import wanted_address
 from asyncdgl.plan.machine import visible_gpus
 
 if TYPE_CHECKING:
-    from asyncdgl.data.batch import ActivationBatch
+    from asyncdgl.data.batch import Batch
 
 PASSES = 5
 """Measured passes of each part; the median counts."""
@@ -168,11 +168,11 @@ def _pass_seconds(config: RunConfig, part: Part, channels: int, classes: int, ch
     return median(times[1:])  # the first one also sets up memory and kernels
 
 
-def stage_input(config: RunConfig, first: int, channels: int, classes: int) -> ActivationBatch:
+def stage_input(config: RunConfig, first: int, channels: int, classes: int) -> Batch:
     """A mini-batch of random numbers as the stage that begins with block ``first`` (from 1) reads it."""
     import torch
 
-    from asyncdgl.data.batch import ActivationBatch
+    from asyncdgl.data.batch import Batch
     from asyncdgl.nets.shape import block_shapes
 
     shape = block_shapes(config.model, channels, config.data.image_size)[first - 1]
@@ -180,7 +180,7 @@ def stage_input(config: RunConfig, first: int, channels: int, classes: int) -> A
     x = torch.rand(config.batch_size, shape.in_features, pixels, pixels).contiguous(memory_format=torch.channels_last)
     x = x.to(torch.bfloat16) if config.precision == "bf16" and first > 1 else x
     y = torch.arange(config.batch_size) % classes
-    return ActivationBatch(x.to(config.device), y.to(config.device), 0)
+    return Batch(x.to(config.device), y.to(config.device), 0)
 
 
 def _timed(work: Callable[[], object]) -> float:

@@ -118,7 +118,7 @@ def test_decoded_is_float32_channels_last_with_its_labels(codec) -> None:
     assert batch.x.dtype == torch.float32
     assert batch.x.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(batch.y, Y)
-    assert batch.batch == 17
+    assert batch.number == 17
 
 
 @pytest.mark.parametrize("codec", sorted(ENCODERS))

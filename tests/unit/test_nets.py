@@ -14,7 +14,7 @@ from torch import nn
 from asyncdgl.buffers.codecs import encode, payload_bytes
 from asyncdgl.config.model import ModelConfig
 from asyncdgl.config.yaml import parse_config
-from asyncdgl.data.batch import ActivationBatch
+from asyncdgl.data.batch import Batch
 from asyncdgl.learn.stage import Stage
 from asyncdgl.nets.auxiliary import AUXILIARY, AveragePool, short_head
 from asyncdgl.nets.cost import stage_costs
@@ -249,7 +249,7 @@ def test_entry_bytes_are_those_of_an_encoded_entry(small_config, codec, stages, 
         model={"blocks": 4, "downsample": [2, 3]},
         data={"dataset": "synthetic", "image_size": 9},
     )
-    batch = ActivationBatch(torch.randn(6, 3, 9, 9), torch.arange(6), 0)
+    batch = Batch(torch.randn(6, 3, 9, 9), torch.arange(6), 0)
     sizes = []
     for net in make_networks(config, 3, 10)[:-1]:
         stage = Stage(net, config.optim, 1, bf16=bf16)
@@ -257,7 +257,7 @@ def test_entry_bytes_are_those_of_an_encoded_entry(small_config, codec, stages, 
         payloads = [encode(codec, x, batch.y) for x in (output, trained)]
         assert payload_bytes(payloads[0]) == payload_bytes(payloads[1])
         sizes.append(payload_bytes(payloads[0]))
-        batch = ActivationBatch(output.float(), batch.y, 0)
+        batch = Batch(output.float(), batch.y, 0)
     assert entry_bytes(config, bf16) == sizes
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from asyncdgl.config.model import OptimConfig
-from asyncdgl.data.batch import ActivationBatch
+from asyncdgl.data.batch import Batch
 from asyncdgl.learn.stage import Stage, learning_rate
 from asyncdgl.nets.network import StageNet, make_stage_net
 
@@ -38,10 +38,10 @@ def stage(net) -> Callable[..., Stage]:
     return make
 
 
-def batch(number: int) -> ActivationBatch:
+def batch(number: int) -> Batch:
     random = torch.Generator().manual_seed(number)
     x = torch.randn(16, 4, 8, 8, generator=random).contiguous(memory_format=torch.channels_last)
-    return ActivationBatch(x, torch.randint(10, (16,), generator=random), number)
+    return Batch(x, torch.randint(10, (16,), generator=random), number)
 
 
 # --- Passes -----------------------------------------------------------------------------------------------------------
