@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Generic, NamedTuple
 
-from asyncdgl.buffers.entry import Entry, PassName, Provenance
+from asyncdgl.buffers.entry import Entry, P, PassName, Provenance
 from asyncdgl.buffers.link import Link
 from asyncdgl.buffers.samplers import SAMPLERS
 from asyncdgl.config.model import BufferConfig
@@ -14,15 +14,15 @@ from asyncdgl.errors import SampleBlocked
 from asyncdgl.seeding import Draws
 
 
-class Sample(NamedTuple):
+class Sample(NamedTuple, Generic[P]):
     """What a buffer gives: an entry's payload, where it came from, and how often it has now been given (from 1)."""
 
     source: Provenance
-    payload: Any
+    payload: P
     times_sampled: int
 
 
-class ReplayBuffer:
+class ReplayBuffer(Generic[P]):
     """At most M entries that have arrived, handed out again and again.
 
     It never reads a clock, waits or looks inside an entry: the time comes in as an argument, and a caller that can't
@@ -34,12 +34,12 @@ class ReplayBuffer:
         draws: keyed by (seed, buffer), for the sampler ``uniform``.
     """
 
-    def __init__(self, config: BufferConfig, link: Link, draws: Draws) -> None:
+    def __init__(self, config: BufferConfig, link: Link[P], draws: Draws) -> None:
         self._config = config
         self._link = link
         self._draws = draws
         self._choose = SAMPLERS[config.sampler]
-        self._held: list[Entry] = []  # oldest first
+        self._held: list[Entry[P]] = []  # oldest first
         self._reserved: set[PassName] = set()
         self._held_bytes = 0
         self._held_at_samples = 0
@@ -54,7 +54,7 @@ class ReplayBuffer:
         return len(self._held)
 
     @property
-    def held(self) -> tuple[Entry, ...]:
+    def held(self) -> tuple[Entry[P], ...]:
         """The entries, oldest first."""
         return tuple(self._held)
 
@@ -73,7 +73,7 @@ class ReplayBuffer:
         self._reserved.add(name)
         return True
 
-    def insert(self, entry: Entry, now: float, unit: float = 1.0, dropped: Iterable[int] = ()) -> None:
+    def insert(self, entry: Entry[P], now: float, unit: float = 1.0, dropped: Iterable[int] = ()) -> None:
         """Send an entry; it is here once the link lets it arrive.
 
         Args:
@@ -105,7 +105,7 @@ class ReplayBuffer:
         self._reserved.discard(name)
         self._link.count_dropped([name.step], name.incarnation)
 
-    def sample(self, now: float) -> Sample:
+    def sample(self, now: float) -> Sample[P]:
         """Give an entry.
 
         Raises:
@@ -155,7 +155,7 @@ class ReplayBuffer:
         for entry in self._link.arrivals(now):
             self._take(entry)
 
-    def _take(self, entry: Entry) -> None:
+    def _take(self, entry: Entry[P]) -> None:
         self.inserted += 1
         self._held_bytes += entry.nbytes
         if not self._held or entry.source.name > self._held[-1].source.name:
@@ -169,7 +169,7 @@ class ReplayBuffer:
             while self._held and self._newest - self._held[0].source.name.step > self._config.max_age:
                 self._leave(self._held[0])
 
-    def _leave(self, entry: Entry) -> None:
+    def _leave(self, entry: Entry[P]) -> None:
         self._held.remove(entry)
         self._held_bytes -= entry.nbytes
         if entry.times_sampled:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from asyncdgl.buffers.buffer import ReplayBuffer
 from asyncdgl.buffers.link import Link
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from asyncdgl.learn.stage import Stage
 
 
-def make_buffer(config: RunConfig, after_stage: int) -> ReplayBuffer:
+def make_buffer(config: RunConfig, after_stage: int) -> ReplayBuffer[Any]:
     """The buffer between stage ``after_stage`` and the next, with its link."""
     replay = config.replay
-    link = Link(
+    link: Link[Any] = Link(
         config.profile.link(after_stage),
         Draws(config.seed, "link", after_stage),
         in_order=replay.sampler == "fifo",

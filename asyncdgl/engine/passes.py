@@ -19,6 +19,7 @@ from asyncdgl.rundir.outcome import StageEnd
 from asyncdgl.rundir.trace import FORWARD, TRAIN, PassRecord
 
 if TYPE_CHECKING:
+    from asyncdgl.buffers.codecs import Payload
     from asyncdgl.data.dataset import Dataset
     from asyncdgl.learn.stage import Stage, State
 
@@ -68,7 +69,7 @@ class StagePasses:
     def run(
         self,
         kind: str,
-        sample: Sample | None,
+        sample: Sample[Payload] | None,
         sampled_s: float | None,
         waits: Mapping[str, float],
         number: int | None = None,
@@ -121,7 +122,7 @@ class StagePasses:
         )
         return Passed(record, entry, self._complete_epoch(record, lr) if kind == TRAIN else None)
 
-    def _input(self, sample: Sample | None, number: int) -> Batch:
+    def _input(self, sample: Sample[Payload] | None, number: int) -> Batch:
         from asyncdgl.buffers.codecs import decode
 
         if sample is not None:
@@ -129,7 +130,7 @@ class StagePasses:
         assert self._stream is not None
         return self._stream.get(number)
 
-    def _entry(self, source: Provenance, output: Any, batch: Batch) -> Entry:
+    def _entry(self, source: Provenance, output: Any, batch: Batch) -> Entry[Payload]:
         from asyncdgl.buffers.codecs import encode, payload_bytes
 
         payload = encode(self._config.buffer.codec, output, batch.y)
@@ -186,5 +187,5 @@ class Passed:
     """What a pass leaves: its record, the entry for the next stage (None from the last), and the end of an epoch."""
 
     record: PassRecord
-    entry: Entry | None
+    entry: Entry[Any] | None
     epoch_end: EpochEnd | None

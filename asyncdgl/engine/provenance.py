@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from asyncdgl.buffers.buffer import Sample
 from asyncdgl.buffers.entry import Entry, PassName, Provenance
@@ -50,7 +51,7 @@ class ProvenancePasses:
         return FORWARD if later_stages_train else None
 
     def run(
-        self, kind: str, sample: Sample | None, sampled_s: float | None, waits: dict[str, float], start_s: float
+        self, kind: str, sample: Sample[Any] | None, sampled_s: float | None, waits: dict[str, float], start_s: float
     ) -> Passed:
         """See ``StagePasses``; the pass ends now."""
         end_s = self._clock()

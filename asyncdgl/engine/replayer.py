@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from asyncdgl.buffers.buffer import Sample
+from asyncdgl.buffers.codecs import Payload
 from asyncdgl.buffers.entry import Entry, PassName
 from asyncdgl.engine.build import make_stages, open_dataset
 from asyncdgl.engine.passes import StagePasses
@@ -69,7 +70,7 @@ class Replay:
         recorded = run.passes
         self._recorded = {j: recorded.get(j, []) for j in self._numbers}
         self._readers = Counter(_source(r) for r in run.trace if r.stage > 1)
-        self._entries: dict[PassName, Entry] = {}  # made, and still to be read
+        self._entries: dict[PassName, Entry[Payload]] = {}  # made, and still to be read
         self._one_after_the_other = config.algorithm == "sequential-dgl"
 
     def run(self) -> list[StageReplay]:
@@ -109,7 +110,7 @@ class Replay:
         if passed.entry is not None and self._readers[name]:
             self._entries[name] = passed.entry
 
-    def _sample(self, record: PassRecord) -> Sample:
+    def _sample(self, record: PassRecord) -> Sample[Payload]:
         """What the pass read; what the trace says of it must be true of it."""
         source = _source(record)
         entry = self._entries[source]

@@ -124,7 +124,7 @@ class Simulation:
     def _train_alone(self, j: int, number: int) -> None:
         """Sequential greedy training: batch ``number`` goes through the trained stages, then stage j learns from it."""
         self._check()
-        sample: Sample | None = None
+        sample: Sample[Any] | None = None
         for i in range(1, j + 1):
             sampled_s = self._seconds()
             passed = self._passes[i].run(

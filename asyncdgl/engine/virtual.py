@@ -49,8 +49,8 @@ class _Stage:
     passes: StagePasses | ProvenancePasses
     clock: ProfileClock
     times: PassTimes
-    upstream: ReplayBuffer | None
-    downstream: ReplayBuffer | None
+    upstream: ReplayBuffer[Any] | None
+    downstream: ReplayBuffer[Any] | None
     state: str = IDLE  # or computing, sleeping, stopped, or the reason for which it waits
     since: float = 0.0
     v: float = 0.0
@@ -58,9 +58,9 @@ class _Stage:
     kind: str = TRAIN
     has_place: bool = False  # on_full block: for the next pass
     sends: bool = True  # whether the present pass has a place for what it makes
-    ready: tuple[Sample, float] | None = None
-    input: tuple[Sample | None, float | None] = (None, None)
-    fetched: deque[tuple[Sample, float]] = field(default_factory=deque)
+    ready: tuple[Sample[Any], float] | None = None
+    input: tuple[Sample[Any] | None, float | None] = (None, None)
+    fetched: deque[tuple[Sample[Any], float]] = field(default_factory=deque)
     waits: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     pass_waits: dict[str, float] = field(default_factory=dict)
     last: PassLength = FIRST
@@ -306,7 +306,7 @@ class VirtualRun:
         stage.state, stage.since = COMPUTING, self.now
         self._schedule_event(stage, stage.times.train if kind == TRAIN else stage.times.forward, COMPUTING)
 
-    def _fetch_ahead(self, stage: _Stage, buffer: ReplayBuffer) -> None:
+    def _fetch_ahead(self, stage: _Stage, buffer: ReplayBuffer[Any]) -> None:
         """Take the next entries while this pass is computed; what is not there now is not waited for."""
         if self._blocks and stage.downstream is not None:
             following = stage.passes.next_name._replace(step=stage.passes.step + 1)

@@ -35,7 +35,7 @@ from asyncdgl.on_ray.pace import WAIT_S
 class Reply:
     """Answer to a reader: a sample with the time it was taken, or none; and why it had to wait, if it did."""
 
-    sample: Sample | None
+    sample: Sample[Any] | None
     sampled_at: float
     waited_for: str | None
 
