@@ -13,6 +13,38 @@ from typing import Any
 from asyncdgl.errors import ConfigError
 
 BUILT_IN: dict[str, dict[str, str]] = {
+    "network": {"conv": "asyncdgl.nets.conv:blocks"},
+    "auxiliary": {
+        "mlp": "asyncdgl.nets.auxiliary:mlp",
+        "mlp-sr": "asyncdgl.nets.auxiliary:mlp_sr",
+        "cnn": "asyncdgl.nets.auxiliary:cnn",
+    },
+    "loss": {
+        "cross-entropy": "asyncdgl.learn.losses:cross_entropy",
+        "label-smoothing": "asyncdgl.learn.losses:label_smoothing",
+    },
+    "optimizer": {
+        "sgd": "asyncdgl.learn.optimizers:SGD",
+        "adam": "asyncdgl.learn.optimizers:Adam",
+        "adamw": "asyncdgl.learn.optimizers:AdamW",
+    },
+    "schedule": {
+        "step": "asyncdgl.learn.schedules:step",
+        "constant": "asyncdgl.learn.schedules:constant",
+        "cosine": "asyncdgl.learn.schedules:cosine",
+    },
+    "codec": {
+        "none": "asyncdgl.buffers.codecs:Plain",
+        "bf16": "asyncdgl.buffers.codecs:BFloat16",
+        "int8": "asyncdgl.buffers.codecs:Int8",
+    },
+    "law": {
+        "constant": "asyncdgl.delays.laws:constant",
+        "uniform": "asyncdgl.delays.laws:uniform",
+        "exponential": "asyncdgl.delays.laws:exponential",
+        "lognormal": "asyncdgl.delays.laws:lognormal",
+        "empirical": "asyncdgl.delays.laws:empirical",
+    },
     "sampler": {
         "priority_lifo": "asyncdgl.buffers.samplers:priority_lifo",
         "lifo": "asyncdgl.buffers.samplers:lifo",

@@ -8,9 +8,10 @@ from typing import Generic, NamedTuple
 
 from asyncdgl.buffers.entry import Entry, P, PassName, Provenance
 from asyncdgl.buffers.link import Link
-from asyncdgl.buffers.samplers import SAMPLERS
+from asyncdgl.buffers.samplers import Sampler, not_an_entry
 from asyncdgl.config.model import BufferConfig
 from asyncdgl.errors import SampleBlocked
+from asyncdgl.registry import find
 from asyncdgl.seeding import Draws
 
 
@@ -38,7 +39,7 @@ class ReplayBuffer(Generic[P]):
         self._config = config
         self._link = link
         self._draws = draws
-        self._choose = SAMPLERS[config.sampler]
+        self._choose: Sampler[P] = find("sampler", config.sampler)
         self._held: list[Entry[P]] = []  # oldest first
         self._reserved: set[PassName] = set()
         self._held_bytes = 0
@@ -110,6 +111,7 @@ class ReplayBuffer(Generic[P]):
 
         Raises:
             SampleBlocked: with the reason ``empty``, ``below_min_size``, ``not_arrived`` or ``reused_up``.
+            ConfigError: the sampler, one of the user's own, gave something that is not held.
         """
         if len(self._link):
             self._take_arrivals(now)
@@ -121,6 +123,8 @@ class ReplayBuffer(Generic[P]):
             raise SampleBlocked("reused_up" if self.inserted else "empty")
         self._held_at_samples += len(self._held)
         entry = self._choose(self._held, lambda: self._draws.uniform(self.sampled))
+        if entry not in self._held:
+            raise not_an_entry(self._config.sampler, entry)
         entry.times_sampled += 1
         self.sampled += 1
         if entry.times_sampled == self._config.max_reuse:

@@ -102,7 +102,7 @@ class Session:
         click.echo("measuring the stages' cost")
         set_up_torch(config)
         dataset = open_dataset(config, data)
-        self._config, _ = decide(config, dataset.channels, len(dataset.classes), self._signals.check)
+        self._config, _ = decide(config, dataset.input_shape, len(dataset.classes), self._signals.check)
 
     def _measure_step_times(self, data: Path | None) -> None:
         """What ``virtual.step_times: measure`` leaves open is decided, so that a repeat uses the same."""

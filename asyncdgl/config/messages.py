@@ -68,6 +68,8 @@ def _lines_of(details: ErrorDetails, model: type[BaseModel]) -> list[str]:
         ]
     if kind in _NUMBER_KINDS:
         return [f"{where} must be {_NUMBER_KINDS[kind]}, got {_shown(value)}"]
+    if kind == "part":
+        return [f"{where} {context['problem']}"]
     if kind == "missing":
         return [f"{where} is missing"]
     if kind == "string_pattern_mismatch":

@@ -5,9 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
+from asyncdgl import registry
 from asyncdgl.config.defaults import PIXELS, defaults_for, merged
 from asyncdgl.delays.profiles import DelayProfile, built_in_profile
 from asyncdgl.errors import ConfigError
@@ -15,9 +26,19 @@ from asyncdgl.errors import ConfigError
 Dataset = Literal["digits", "fashion-mnist", "cifar10", "image-folder", "synthetic"]
 Algorithm = Literal["async-dgl", "sync-dgl", "sequential-dgl", "backprop"]
 Runtime = Literal["ray", "sim", "virtual"]
-Sampler = Literal["priority_lifo", "lifo", "fifo", "uniform"]
-Codec = Literal["none", "bf16", "int8"]
-Aux = Literal["mlp", "mlp-sr", "cnn"]
+
+
+def _part(kind: str) -> AfterValidator:
+    """A registered word, or `package.module:attribute`."""
+
+    def checked(name: str) -> str:
+        try:
+            registry.check(kind, name)
+        except ConfigError as error:
+            raise PydanticCustomError("part", "{problem}", {"problem": str(error)}) from None
+        return name
+
+    return AfterValidator(checked)
 
 
 class _Part(BaseModel):
@@ -59,16 +80,22 @@ class DataConfig(_Part):
 class ModelConfig(_Part):
     """The paper's convolutional network and its auxiliary networks."""
 
-    name: Literal["conv"] = Field(default="conv", description="conv: blocks of 3x3 convolution, batch norm, ReLU")
+    name: Annotated[str, _part("network")] = Field(
+        default="conv", description="conv: blocks of 3x3 convolution, batch norm, ReLU"
+    )
+    options: dict[str, Any] = Field(default={}, description="keyword arguments of a network of one's own")
     blocks: int = Field(default=6, ge=1, le=64, description="blocks of the whole network")
     width: int = Field(default=128, ge=1, le=4096, description="features F of the first block")
     downsample: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         default=(2, 4), description="blocks that begin with a 2x2 max pool and double the features"
     )
-    aux: Aux = Field(default="mlp-sr", description="auxiliary network of every stage but the last")
+    aux: Annotated[str, _part("auxiliary")] = Field(
+        default="mlp-sr", description="auxiliary network of every stage but the last"
+    )
     head: Literal["mlp-2", "aux"] = Field(
         default="mlp-2", description="last stage's head: two hidden layers, or the same auxiliary network as the others"
     )
+    loss: Annotated[str, _part("loss")] = Field(default="cross-entropy", description="what every stage makes small")
     balance: Literal["blocks", "cost"] = Field(
         default="blocks",
         description="where the network is cut into stages. blocks: equally many in each; cost: so that the slowest "
@@ -83,11 +110,11 @@ class BufferConfig(_Part):
     """The replay buffers between the stages."""
 
     size: int = Field(default=10, ge=1, description="mini-batches M that each buffer holds")
-    sampler: Sampler = Field(default="priority_lifo", description="which entry a buffer gives")
+    sampler: Annotated[str, _part("sampler")] = Field(default="priority_lifo", description="which entry a buffer gives")
     max_reuse: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="times that an entry is given at most; null for no limit"
     )
-    codec: Codec = Field(default="none", description="how entries are encoded")
+    codec: Annotated[str, _part("codec")] = Field(default="none", description="how entries are encoded")
     on_full: Literal["overwrite", "block"] = Field(
         default="overwrite", description="when full, drop the oldest or make the producer wait"
     )
@@ -101,9 +128,21 @@ class BufferConfig(_Part):
 class OptimConfig(_Part):
     """SGD with momentum and the learning-rate schedule of each stage."""
 
+    name: Annotated[str, _part("optimizer")] = Field(
+        default="sgd", description="sgd, with momentum; adam; adamw, with decoupled weight decay"
+    )
     lr: float = _number(0.1, "learning rate", gt=0)
     momentum: float = _number(0.9, "of SGD", ge=0, lt=1)
     weight_decay: float = _number(5e-4, "of SGD", ge=0)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
+        default=(0.9, 0.999), description="of adam and adamw: decay of the means of gradients and their squares"
+    )
+    eps: float = _number(1e-8, "of adam and adamw: keeps the division finite", gt=0)
+    schedule: Annotated[str, _part("schedule")] = Field(
+        default="step",
+        description="of the learning rate, by own completed epochs. step: as lr_decay_every or lr_milestones say; "
+        "constant; cosine: half a cosine from lr to 0 over the epochs",
+    )
     lr_decay_every: Annotated[int, Field(ge=1)] | None = Field(
         default=15, description="own completed epochs after which the learning rate drops"
     )
@@ -263,11 +302,12 @@ def _cross_field_problems(config: RunConfig) -> list[str]:
     """Everything that no single field shows, all of it at once."""
     found: list[str] = []
     data, model, optim = config.data, config.model, config.optim
+    is_conv = model.name == "conv"  # of a network of one's own the blocks are counted once it is there
     if config.algorithm in ("backprop", "sequential-dgl") and config.runtime != "sim":
         found.append(f"algorithm {config.algorithm} runs in one process: use --runtime sim")
     if config.algorithm == "sync-dgl" and config.runtime == "virtual":
         found.append("algorithm sync-dgl has no virtual time: use --runtime sim or ray")
-    if config.stages > model.blocks and config.has_tensors:
+    if is_conv and config.stages > model.blocks and config.has_tensors:
         found.append(
             f"stages must be at most model.blocks ({model.blocks}), since a stage is at least one block; "
             f"got {config.stages} (a deeper network: --set model.blocks={config.stages})"
@@ -275,7 +315,7 @@ def _cross_field_problems(config: RunConfig) -> list[str]:
     if model.cut is not None and (
         len(model.cut) != config.stages - 1
         or list(model.cut) != sorted(set(model.cut))
-        or any(block >= model.blocks for block in model.cut)
+        or (is_conv and any(block >= model.blocks for block in model.cut))
     ):
         found.append(
             f"model.cut must name the last block of each stage but the last one's: {config.stages - 1} growing "
@@ -284,7 +324,7 @@ def _cross_field_problems(config: RunConfig) -> list[str]:
     found += [
         f"model.downsample names block {block}, but the network has {model.blocks} blocks"
         for block in model.downsample
-        if block > model.blocks
+        if is_conv and block > model.blocks
     ]
     if len(set(model.downsample)) < len(model.downsample):
         found.append("model.downsample names a block twice")
@@ -292,7 +332,7 @@ def _cross_field_problems(config: RunConfig) -> list[str]:
     if pixels is not None and data.image_size != pixels:
         found.append(f"data.image_size of {data.dataset} is {pixels}, got {data.image_size}")
     last = data.image_size >> len(model.downsample)
-    if last < 2:
+    if is_conv and last < 2:
         found.append(
             f"data.image_size {data.image_size} is too small for {len(model.downsample)} poolings: the last block "
             f"would have {last} pixels of a side, and needs 2; use larger images or fewer model.downsample"
@@ -345,7 +385,7 @@ def _delay_problems(config: RunConfig) -> list[str]:
             f"delays.profile {profile.name} is in seconds, but runtime {config.runtime} has no clock "
             f"({lengths[0]}): {mend}"
         )
-    if config.stages > config.model.blocks and not config.has_tensors:
+    if config.model.name == "conv" and config.stages > config.model.blocks and not config.has_tensors:
         found += [
             f"delays.profile {profile.name}: bandwidth of link {j} counts bytes, but more stages than model.blocks "
             f"have no sizes: set model.blocks to {config.stages}, or use latency alone"

@@ -9,6 +9,7 @@ from asyncdgl.buffers.buffer import ReplayBuffer
 from asyncdgl.buffers.link import Link
 from asyncdgl.config.model import RunConfig
 from asyncdgl.delays.clock import ProfileClock
+from asyncdgl.registry import find
 from asyncdgl.seeding import Draws
 
 if TYPE_CHECKING:
@@ -58,16 +59,28 @@ def make_stream(config: RunConfig, dataset: Dataset) -> BatchStream:
 def make_stages(config: RunConfig, dataset: Dataset, only: int | None = None) -> list[Stage]:
     """All trained stages, or only number ``only``."""
     from asyncdgl.learn.stage import Stage
-    from asyncdgl.nets.network import make_networks, make_stage_net
+    from asyncdgl.nets.base import make_networks, make_stage_net
 
-    channels, classes = dataset.channels, len(dataset.classes)
+    input_shape, classes = dataset.input_shape, len(dataset.classes)
     if only is None:
-        nets = make_networks(config, channels, classes)
+        nets = make_networks(config, input_shape, classes)
     else:
-        nets = [make_stage_net(config, only, channels, classes)]
+        nets = [make_stage_net(config, only, input_shape, classes)]
     per_epoch = len(dataset.train) // config.batch_size
     bf16 = config.precision == "bf16"
-    return [Stage(net, config.optim, per_epoch, config.device, bf16) for net in nets]
+    return [
+        Stage(
+            net,
+            config.optim,
+            per_epoch,
+            config.device,
+            bf16,
+            epochs=config.epochs,
+            loss=find("loss", config.model.loss),
+            draws=Draws(config.seed, "stage", number),
+        )
+        for number, net in enumerate(nets, only or 1)
+    ]
 
 
 def make_evaluator(config: RunConfig, dataset: Dataset) -> Evaluator:

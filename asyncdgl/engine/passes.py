@@ -21,7 +21,8 @@ from asyncdgl.rundir.trace import FORWARD, TRAIN, PassRecord
 if TYPE_CHECKING:
     from asyncdgl.buffers.codecs import Payload
     from asyncdgl.data.dataset import Dataset
-    from asyncdgl.learn.stage import Stage, State
+    from asyncdgl.learn.learner import State
+    from asyncdgl.learn.stage import Stage
 
 
 class StagePasses:
@@ -93,12 +94,13 @@ class StagePasses:
         if kind == TRAIN:
             result = self.stage.train(batch)
             output, loss = result.output, result.loss
-            if not math.isfinite(loss):
+            assert output is not None
+            if loss is not None and not math.isfinite(loss):
                 raise StageFailed(
                     f"stage {self.number}: the loss is {loss} at its update {updates}: use a smaller --lr",
                     f"stage {self.number}",
                 )
-            self._meter.add(result.loss, result.correct)
+            self._meter.add(loss or 0.0, result.correct)
         else:
             output = self.stage.forward(batch)
         source = Provenance(name, updates, kind == TRAIN, batch.number)
@@ -126,7 +128,8 @@ class StagePasses:
         from asyncdgl.buffers.codecs import decode
 
         if sample is not None:
-            return decode(sample.payload, sample.source.batch, self._config.precision == "bf16", self._config.device)
+            bf16 = self._config.precision == "bf16"
+            return decode(self._config.buffer.codec, sample.payload, sample.source.batch, bf16, self._config.device)
         assert self._stream is not None
         return self._stream.get(number)
 

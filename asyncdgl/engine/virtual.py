@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from asyncdgl.buffers.buffer import ReplayBuffer, Sample
+from asyncdgl.buffers.size import entry_bytes
 from asyncdgl.config.model import PassTimes, RunConfig
 from asyncdgl.delays.clock import PassLength, ProfileClock
 from asyncdgl.engine.build import make_buffer, make_clock, make_evaluator, make_stages, open_dataset, steps_clock
@@ -23,8 +24,8 @@ from asyncdgl.engine.passes import Passed, StagePasses
 from asyncdgl.engine.provenance import ProvenancePasses
 from asyncdgl.errors import SampleBlocked
 from asyncdgl.learn.arithmetic import set_up_torch
-from asyncdgl.nets.shape import entry_bytes
 from asyncdgl.observer import Observer
+from asyncdgl.plan.memory import asked_outputs
 from asyncdgl.rundir.outcome import Outcome
 from asyncdgl.rundir.trace import TRAIN, PassRecord
 
@@ -126,7 +127,7 @@ class VirtualRun:
     def _make_passes(self, data: Path | None) -> list[Any]:
         config = self._config
         if not config.has_tensors:
-            sizes = [*entry_bytes(config, config.precision == "bf16"), 0]
+            sizes = [*entry_bytes(config, config.precision == "bf16", asked_outputs(config)), 0]
             return [ProvenancePasses(config, j, sizes[j - 1], lambda: self.now) for j in self._numbers]
         assert data is not None
         set_up_torch(config)

@@ -10,7 +10,8 @@ from torch.nn.functional import cross_entropy
 
 from asyncdgl.data.dataset import Dataset, Images
 from asyncdgl.data.stream import in_order
-from asyncdgl.learn.stage import Stage, State
+from asyncdgl.learn.learner import State
+from asyncdgl.learn.stage import Stage
 
 EVALUATION_BATCH = 250
 

@@ -12,13 +12,16 @@ from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
 from asyncdgl.config.defaults import available_cores
-from asyncdgl.config.model import ModelConfig, RunConfig
+from asyncdgl.config.model import RunConfig
 from asyncdgl.errors import ConfigError
+from asyncdgl.nets.shape import Shape, block_outputs, cut
 from asyncdgl.on_ray.cluster import wanted_address
 from asyncdgl.plan.machine import visible_gpus
+from asyncdgl.registry import find
 
 if TYPE_CHECKING:
     from asyncdgl.data.batch import Batch
+    from asyncdgl.nets.base import Blocks
 
 PASSES = 5
 """Measured passes of each part; the median counts."""
@@ -54,25 +57,33 @@ def with_cut(config: RunConfig, cut: tuple[int, ...] | None) -> RunConfig:
     return config.model_copy(update={"model": config.model.model_copy(update={"cut": cut})})
 
 
-def balance(config: RunConfig, channels: int, classes: int, check: Callable[[], None] = lambda: None) -> Balance:
-    """The best cut of ``config.model.blocks`` into ``config.stages``, or the given one, with its measured times.
+def balance(
+    config: RunConfig,
+    input_shape: Shape,
+    classes: int,
+    check: Callable[[], None] = lambda: None,
+    network: Blocks | None = None,
+) -> Balance:
+    """The best cut of the network's blocks into ``config.stages``, or the given one, with its measured times.
 
     Args:
         config: the run.
-        channels: of the images.
+        input_shape: of the images.
         classes: of the data set.
         check: called between measurements; raises where it is to stop.
+        network: instead of ``model.name``.
 
     Raises:
         ConfigError: the run computes on a GPU, and this machine has none.
     """
     if config.device == "cuda" and not visible_gpus():
         raise ConfigError("model.balance cost measures here, and this machine has no NVIDIA GPU: use balance blocks")
-    measured = cache(lambda part: _pass_seconds(config, part, channels, classes, check))
+    inputs = [input_shape, *block_outputs(config.model, input_shape, classes, network)]
+    measured = cache(lambda part: _pass_seconds(config, part, inputs, classes, check, network))
     if config.model.cut is None:
-        parts = best_parts(config.model.blocks, config.stages, measured)
+        parts = best_parts(len(inputs) - 1, config.stages, measured)
     else:
-        parts = parts_of(config.model, config.stages)
+        parts = parts_of(config, len(inputs) - 1)
     return Balance(tuple(last for _, last in parts[:-1]), tuple(measured(part) for part in parts))
 
 
@@ -94,7 +105,11 @@ def open_questions(config: RunConfig) -> tuple[bool, bool]:
 
 
 def decide(
-    config: RunConfig, channels: int, classes: int, check: Callable[[], None] = lambda: None
+    config: RunConfig,
+    input_shape: Shape,
+    classes: int,
+    check: Callable[[], None] = lambda: None,
+    network: Blocks | None = None,
 ) -> tuple[RunConfig, Balance | None]:
     """What ``model.balance: cost`` and ``ray.threads: cost`` leave open, decided by times measured here.
 
@@ -107,19 +122,18 @@ def decide(
     cuts, shares = open_questions(config)
     if not cuts and not shares:
         return config, None
-    given = tuple(last for _, last in parts_of(config.model, config.stages)[:-1])
-    found = balance(config if cuts else with_cut(config, given), channels, classes, check)
+    blocks = len(block_outputs(config.model, input_shape, classes, network))
+    given = tuple(last for _, last in parts_of(config, blocks)[:-1])
+    found = balance(config if cuts else with_cut(config, given), input_shape, classes, check, network)
     if shares:
         threads = share_out(available_cores(), found.pass_seconds)
         config = config.model_copy(update={"ray": config.ray.model_copy(update={"threads": threads})})
     return with_cut(config, found.cut) if cuts else config, found
 
 
-def parts_of(model: ModelConfig, stages: int) -> list[Part]:
-    """The stages of the configured cut."""
-    from asyncdgl.nets.shape import cut
-
-    return [(blocks[0] + 1, blocks[-1] + 1) for blocks in cut(model, stages)]
+def parts_of(config: RunConfig, blocks: int) -> list[Part]:
+    """The stages of the configured cut of so many blocks."""
+    return [(own[0] + 1, own[-1] + 1) for own in cut(blocks, config.stages, config.model.cut)]
 
 
 def best_parts(blocks: int, stages: int, seconds: Callable[[Part], float]) -> list[Part]:
@@ -150,34 +164,47 @@ def share_out(cores: int, pass_seconds: Sequence[float]) -> tuple[int, ...]:
     return tuple(threads)
 
 
-def _pass_seconds(config: RunConfig, part: Part, channels: int, classes: int, check: Callable[[], None]) -> float:
+def _pass_seconds(
+    config: RunConfig,
+    part: Part,
+    inputs: Sequence[Shape],
+    classes: int,
+    check: Callable[[], None],
+    network: Blocks | None,
+) -> float:
     """Seconds of a training pass of a stage that has these blocks: the median of a few."""
     from asyncdgl.learn.stage import Stage
-    from asyncdgl.nets.network import make_stage_net
+    from asyncdgl.nets.base import make_stage_net
 
     check()
     first, last = part
-    blocks = config.model.blocks
-    ends = sorted({first - 1, last} - {0, blocks})
+    ends = sorted({first - 1, last} - {0, len(inputs) - 1})
     own = with_cut(config.model_copy(update={"stages": len(ends) + 1}), tuple(ends))
     bf16 = config.precision == "bf16"
-    net = make_stage_net(own, ends.index(last) + 1 if last in ends else len(ends) + 1, channels, classes)
-    stage = Stage(net, config.optim, 1, config.device, bf16)
-    batch = stage_input(config, first, channels, classes)
+    number = ends.index(last) + 1 if last in ends else len(ends) + 1
+    net = make_stage_net(own, number, inputs[0], classes, network)
+    stage = Stage(net, config.optim, 1, config.device, bf16, loss=find("loss", config.model.loss))
+    batch = stage_input(config, first, inputs, classes)
     times = [_timed(lambda: stage.train(batch)) for _ in range(PASSES + 1)]
     return median(times[1:])  # the first one also sets up memory and kernels
 
 
-def stage_input(config: RunConfig, first: int, channels: int, classes: int) -> Batch:
-    """A mini-batch of random numbers as the stage that begins with block ``first`` (from 1) reads it."""
+def stage_input(config: RunConfig, first: int, inputs: Sequence[Shape], classes: int) -> Batch:
+    """A mini-batch of random numbers as the stage that begins with block ``first`` (from 1) reads it.
+
+    Args:
+        config: the run.
+        first: the stage's first block.
+        inputs: of each block: of an image, then the blocks' outputs.
+        classes: of the data set.
+    """
     import torch
 
     from asyncdgl.data.batch import Batch
-    from asyncdgl.nets.shape import block_shapes
 
-    shape = block_shapes(config.model, channels, config.data.image_size)[first - 1]
-    pixels = shape.pixels * (2 if shape.pool else 1)
-    x = torch.rand(config.batch_size, shape.in_features, pixels, pixels).contiguous(memory_format=torch.channels_last)
+    x = torch.rand(config.batch_size, *inputs[first - 1])
+    if x.dim() == 4:
+        x = x.contiguous(memory_format=torch.channels_last)
     x = x.to(torch.bfloat16) if config.precision == "bf16" and first > 1 else x
     y = torch.arange(config.batch_size) % classes
     return Batch(x.to(config.device), y.to(config.device), 0)

@@ -66,7 +66,7 @@ def _measure(config: RunConfig, data: Path, number: int, barrier: Any, pipe: Any
     from asyncdgl.engine.build import make_stages, open_dataset
     from asyncdgl.engine.passes import StagePasses
     from asyncdgl.learn.arithmetic import set_up_torch
-    from asyncdgl.nets.shape import cut
+    from asyncdgl.nets.shape import block_outputs, cut
     from asyncdgl.plan.balance import stage_input
 
     set_up_torch(config)
@@ -75,8 +75,10 @@ def _measure(config: RunConfig, data: Path, number: int, barrier: Any, pipe: Any
     passes = StagePasses(config, dataset, number, stage, time.perf_counter)
     sample = None
     if number > 1:
-        first = cut(config.model, config.stages)[number - 1][0] + 1
-        batch = stage_input(config, first, dataset.channels, len(dataset.classes))
+        classes = len(dataset.classes)
+        inputs = [dataset.input_shape, *block_outputs(config.model, dataset.input_shape, classes)]
+        first = cut(len(inputs) - 1, config.stages, config.model.cut)[number - 1][0] + 1
+        batch = stage_input(config, first, inputs, classes)
         source = Provenance(PassName(number - 1, 0, 0), 0, True, 0)
         sample = Sample(source, encode(config.buffer.codec, batch.x, batch.y), 1)
     means = []

@@ -24,7 +24,7 @@ from asyncdgl.config.yaml import load_yaml, parse_config
 from asyncdgl.data.cache import prepare
 from asyncdgl.engine.build import make_stream, open_dataset
 from asyncdgl.engine.sim import Simulation
-from asyncdgl.nets.network import make_networks
+from asyncdgl.nets.base import make_networks
 from asyncdgl.plan.machine import on_this_machine
 from asyncdgl.rundir.writer import RunWriter
 
@@ -77,7 +77,9 @@ class Bare:
     """The same networks, optimizer and precision in a plain loop."""
 
     def __init__(self, config: RunConfig, data: Path) -> None:
-        nets = [nn.ModuleList(net) for net in make_networks(config, 3, 10)]
+        nets = [
+            nn.ModuleList(net) for net in make_networks(config, (3, config.data.image_size, config.data.image_size), 10)
+        ]
         self.nets = [net.to(device=config.device, memory_format=torch.channels_last) for net in nets]
         self.optimizers = [
             torch.optim.SGD(net.parameters(), 0.1, momentum=0.9, weight_decay=5e-4, fused=True) for net in self.nets

@@ -22,7 +22,7 @@ from torch.nn.functional import cross_entropy
 
 from asyncdgl.config.model import RunConfig
 from asyncdgl.config.yaml import load_yaml, parse_config
-from asyncdgl.nets.network import make_networks
+from asyncdgl.nets.base import make_networks
 from asyncdgl.plan.machine import on_this_machine
 
 
@@ -51,7 +51,7 @@ def learn(rank: int, config: RunConfig, port: int, orders: Any, answers: Any) ->
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(config.threads)
     dist.init_process_group("gloo", rank=rank, world_size=2)
-    nets = make_networks(config, 3, 10)
+    nets = make_networks(config, (3, config.data.image_size, config.data.image_size), 10)
     bf16 = config.precision == "bf16"
     own = [nn.Sequential(nets[0].module), nn.Sequential(nets[1].module, nets[1].aux)][rank]
     part = Part(own.to(memory_format=torch.channels_last), rank, bf16)

@@ -20,7 +20,7 @@ from torchvision import transforms
 
 from asyncdgl.config.yaml import load_yaml, parse_config
 from asyncdgl.data.cache import open_cached, prepare
-from asyncdgl.nets.network import make_networks
+from asyncdgl.nets.base import make_networks
 from asyncdgl.plan.machine import on_this_machine
 
 WORKERS = 2
@@ -58,7 +58,9 @@ def main() -> None:
     loader = torch.utils.data.DataLoader(
         images, config.batch_size, shuffle=True, drop_last=True, num_workers=WORKERS, persistent_workers=True
     )
-    nets = [nn.ModuleList(net) for net in make_networks(config, 3, 10)]
+    nets = [
+        nn.ModuleList(net) for net in make_networks(config, (3, config.data.image_size, config.data.image_size), 10)
+    ]
     optimizers = [torch.optim.SGD(net.parameters(), 0.1, momentum=0.9, weight_decay=5e-4) for net in nets]
 
     def endless() -> Any:

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncdgl.config.model import ModelConfig
 from asyncdgl.errors import ConfigError
-from asyncdgl.nets.network import make_networks
+from asyncdgl.nets.base import make_networks
 from asyncdgl.nets.shape import cut
 from asyncdgl.plan.balance import balance, best_parts, decide, parts_of, share_out, with_cut
 
@@ -50,10 +49,10 @@ def test_only_parts_of_some_cut_are_measured() -> None:
     assert asked == {(1, last) for last in range(1, 6)} | {(first, 6) for first in range(2, 7)}
 
 
-def test_a_cut_is_taken_as_it_is() -> None:
-    model = ModelConfig(blocks=6, cut=(1, 5))
-    assert cut(model, 3) == [range(0, 1), range(1, 5), range(5, 6)]
-    assert parts_of(model, 3) == [(1, 1), (2, 5), (6, 6)]
+def test_a_cut_is_taken_as_it_is(small_config) -> None:
+    config = small_config(stages=3, model={"blocks": 6, "cut": (1, 5)})
+    assert cut(6, 3, (1, 5)) == [range(0, 1), range(1, 5), range(5, 6)]
+    assert parts_of(config, 6) == [(1, 1), (2, 5), (6, 6)]
 
 
 @pytest.mark.parametrize("wrong", [(1, 2), (4,), (0,), (), (-1,)])
@@ -66,13 +65,13 @@ def test_a_cut_that_does_not_fit_is_refused(small_config, wrong) -> None:
 def test_measured_here(small_config) -> None:
     """Which cut is the best depends on the machine; what is said of it does not."""
     config = small_config(stages=2, runtime="sim", model={"blocks": 4, "balance": "cost"})
-    chosen = balance(config, 1, 10)
+    chosen = balance(config, (1, 8, 8), 10)
     assert chosen.cut in {(1,), (2,), (3,)}
     assert len(chosen.pass_seconds) == 2
     assert min(chosen.pass_seconds) > 0
     assert chosen.updates_per_second == 1 / max(chosen.pass_seconds)
     assert chosen.efficiency == sum(chosen.pass_seconds) / 2 / max(chosen.pass_seconds)
-    assert balance(with_cut(config, (3,)), 1, 10).cut == (3,), "a given cut stays"
+    assert balance(with_cut(config, (3,)), (1, 8, 8), 10).cut == (3,), "a given cut stays"
 
 
 @given(
@@ -95,22 +94,22 @@ def test_threads_by_cost(small_config, monkeypatch) -> None:
     """With a cut that stays as it is unless that is open too."""
     monkeypatch.setattr("asyncdgl.plan.balance.available_cores", lambda: 5)
     small: dict[str, Any] = {"runtime": "ray", "stages": 3, "model": {"blocks": 6}}
-    config, measured = decide(small_config(**small, ray={"threads": "cost"}), 1, 10)
+    config, measured = decide(small_config(**small, ray={"threads": "cost"}), (1, 8, 8), 10)
     assert measured is not None
     assert measured.cut == (2, 4)
     assert config.model.cut is None, "nobody asked for a cut"
     assert config.ray.threads == share_out(5, measured.pass_seconds)
     assert [config.threads_of(j) for j in (1, 2, 3)] == list(config.ray.threads)
-    assert decide(config, 1, 10) == (config, None)
+    assert decide(config, (1, 8, 8), 10) == (config, None)
     unasked = small_config(**small)
-    assert decide(unasked, 1, 10) == (unasked, None)
+    assert decide(unasked, (1, 8, 8), 10) == (unasked, None)
     assert [unasked.threads_of(j) for j in (1, 2, 3)] == [unasked.threads] * 3
 
 
 def test_cut_and_threads_by_cost(small_config, monkeypatch) -> None:
     monkeypatch.setattr("asyncdgl.plan.balance.available_cores", lambda: 7)
     tree = {"runtime": "ray", "stages": 2, "model": {"blocks": 4, "balance": "cost"}, "ray": {"threads": "cost"}}
-    config, measured = decide(small_config(**tree), 1, 10)
+    config, measured = decide(small_config(**tree), (1, 8, 8), 10)
     assert measured is not None
     assert (config.model.cut, config.ray.threads) == (measured.cut, share_out(7, measured.pass_seconds))
 
@@ -126,9 +125,9 @@ def test_cut_and_threads_by_cost(small_config, monkeypatch) -> None:
 def test_what_this_machine_cannot_decide_is_refused(small_config, monkeypatch, tree, says) -> None:
     monkeypatch.setattr("asyncdgl.plan.balance.visible_gpus", lambda: int("model" not in tree))
     with pytest.raises(ConfigError, match=says):
-        decide(small_config(**{"runtime": "ray", "stages": 2, **tree}), 1, 10)
+        decide(small_config(**{"runtime": "ray", "stages": 2, **tree}), (1, 8, 8), 10)
 
 
 def test_the_stages_are_cut_there(small_config) -> None:
     config = with_cut(small_config(stages=3, model={"blocks": 5}), (1, 4))
-    assert [len(net.module) for net in make_networks(config, 1, 10)] == [1, 3, 1]
+    assert [len(net.module) for net in make_networks(config, (1, 8, 8), 10)] == [1, 3, 1]

@@ -514,7 +514,7 @@ def test_a_tree_that_is_no_mapping_is_refused() -> None:
         ({"epoch": 3}, "epoch: unknown key; did you mean epochs?"),
         ({"bufer": {}}, "bufer: unknown key; did you mean buffer?"),
         ({"buffer": {"max_reuses": 1}}, "did you mean max_reuse?"),
-        ({"optim": {"learning": 1}}, "optim.learning: unknown key; known keys: lr, momentum, weight_decay"),
+        ({"optim": {"learning": 1}}, "optim.learning: unknown key; known keys: name, lr, momentum, weight_decay"),
         ({"runtime": "simm"}, "did you mean sim?"),
         ({"buffer": {"sampler": "filo"}}, "did you mean fifo?"),
         ({"model": {"aux": "mlp_sr"}}, "did you mean mlp-sr?"),
