@@ -13,7 +13,7 @@ from typing import Any
 from asyncdgl.errors import ConfigError
 
 BUILT_IN: dict[str, dict[str, str]] = {
-    "network": {"conv": "asyncdgl.nets.conv:blocks"},
+    "network": {"conv": "asyncdgl.nets.conv:blocks", "given": "asyncdgl.nets.base:given"},
     "auxiliary": {
         "mlp": "asyncdgl.nets.auxiliary:mlp",
         "mlp-sr": "asyncdgl.nets.auxiliary:mlp_sr",

@@ -181,3 +181,9 @@ def record() -> Callable[..., Any]:
         return PassRecord(stage=stage, step=step, end_s=end_s, **{**values, **over})
 
     return make
+
+
+@pytest.fixture
+def own_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of one's own can be named as ``own_parts:name``."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent / "parts"))

@@ -58,6 +58,26 @@ def make_optimizer(optim: OptimConfig, parameters: Parameters) -> Optimizer:
     return optimizer
 
 
+def check_optimizer(optim: OptimConfig) -> None:
+    """Whether an optimizer of one's own can make a step, and give and take its state.
+
+    Raises:
+        ConfigError: it can't; the message says at what.
+    """
+    parameters = {"weight": torch.ones(3, 2, requires_grad=True), "unused": torch.ones(2, requires_grad=True)}
+    optimizer = make_optimizer(optim, parameters)
+    try:
+        optimizer.step([torch.ones(3, 2), None], optim.lr)
+        state = optimizer.state()
+        make_optimizer(optim, parameters).load(state)
+    except ConfigError:
+        raise
+    except Exception as error:  # a part of the user's may raise anything
+        raise ConfigError(f"optimizer {optim.name} fails: {type(error).__name__}: {error}") from error
+    if not all(isinstance(value, torch.Tensor) for values in state.values() for value in values.values()):
+        raise ConfigError(f"optimizer {optim.name}: its state must be tensors by kind and by name of the parameter")
+
+
 class SGD:
     """SGD with momentum, as ``torch.optim.SGD(fused=True)``; weight decay is added to the gradient."""
 

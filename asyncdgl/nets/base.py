@@ -46,7 +46,7 @@ def make_row(
     Raises:
         ConfigError: it can't be made.
     """
-    part = find("network", model.name) if network is None else network
+    part = _found("network", model.name) if network is None else network
     if isinstance(part, nn.Sequential):
         return list(part)
     options: Mapping[str, Any] = model.options
@@ -75,8 +75,26 @@ def network_name(model: ModelConfig, network: Blocks | None) -> str:
 
 def auxiliary_of(model: ModelConfig, is_last: bool) -> Auxiliary:
     """What makes a stage's auxiliary network."""
-    auxiliary: Auxiliary = short_head if is_last and model.head == "mlp-2" else find("auxiliary", model.aux)
+    auxiliary: Auxiliary = short_head if is_last and model.head == "mlp-2" else _found("auxiliary", model.aux)
     return auxiliary
+
+
+def given(input_shape: Shape, classes: int) -> Sequence[nn.Module]:
+    """The network ``given``: an object that was handed to `run()`, of which a configuration knows nothing else.
+
+    Raises:
+        ConfigError: always; whoever has the object hands it over.
+    """
+    raise ConfigError(
+        "model.name given: the network was an object handed to run() from Python; hand it over again (net=...), or "
+        "name one that can be imported (package.module:attribute)"
+    )
+
+
+def _found(kind: str, name: str) -> Any:
+    """A part; while its module is imported, what it makes on the way is real, also where shapes are being found."""
+    with torch.device("cpu"):
+        return find(kind, name)
 
 
 def make_stage_net(

@@ -7,7 +7,6 @@ from typing import overload
 
 from torch import nn
 
-from asyncdgl.errors import ConfigError
 from asyncdgl.nets.shape import BlockShape, Shape, conv_shapes
 
 
@@ -22,12 +21,7 @@ def blocks(
         blocks: how many.
         width: features F of the first block.
         downsample: blocks, from 1, that begin with a 2x2 max pool and double the features.
-
-    Raises:
-        ConfigError: the data set's images have another shape.
     """
-    if len(input_shape) != 3:
-        raise ConfigError(f"model.name conv needs images [B, C, H, W]; the data set has [B, {_listed(input_shape)}]")
     return _Row(conv_shapes(input_shape, blocks, width, downsample))
 
 
@@ -59,7 +53,3 @@ def conv_bn_relu(in_features: int, features: int, kernel: int = 3) -> list[nn.Mo
         nn.BatchNorm2d(features),
         nn.ReLU(inplace=True),
     ]
-
-
-def _listed(shape: Shape) -> str:
-    return ", ".join(str(size) for size in shape)

@@ -6,6 +6,7 @@ import itertools
 from typing import TYPE_CHECKING, NamedTuple
 
 from asyncdgl.config.model import ModelConfig
+from asyncdgl.errors import ConfigError
 
 if TYPE_CHECKING:
     from asyncdgl.nets.base import Blocks
@@ -25,7 +26,14 @@ class BlockShape(NamedTuple):
 
 
 def conv_shapes(input_shape: Shape, blocks: int, width: int, downsample: tuple[int, ...]) -> list[BlockShape]:
-    """The blocks of the paper's network: width F, doubled at every pool, which halves the pixels of a side."""
+    """The blocks of the paper's network: width F, doubled at every pool, which halves the pixels of a side.
+
+    Raises:
+        ConfigError: the inputs are no images.
+    """
+    if len(input_shape) != 3:
+        shape = ", ".join(str(size) for size in input_shape)
+        raise ConfigError(f"model.name conv needs images [B, C, H, W]; the data set has [B, {shape}]")
     shapes = []
     before, rows, columns = input_shape
     features = width
