@@ -1,5 +1,6 @@
 """Laws of random lengths, each given by its quantile function, so that one keyed uniform number makes one draw."""
 
+import contextlib
 import math
 import stat
 from collections.abc import Callable, Mapping
@@ -54,10 +55,11 @@ class Law(BaseModel):
         found = dict(tree)
         if isinstance(found.get("file"), str) and found.get("values") is None:
             found["values"] = _numbers_in(Path(found.pop("file")))
-        values = found.get("values")
-        if found.get("mean") is None and isinstance(values, list | tuple) and values:
-            if all(isinstance(value, int | float) for value in values):
-                found["mean"] = fmean(values)
+        if found.get("mean") is None and found.get("values") is not None:
+            with contextlib.suppress(
+                TypeError, ValueError, OverflowError
+            ):  # what is wrong with the values is said below
+                found["mean"] = fmean(float(value) for value in found["values"])
         return found
 
     @field_validator("law")

@@ -168,3 +168,36 @@ def test_a_stage_in_bfloat16_learns_the_same_from_values_that_stayed_bfloat16(sm
             stage.train(decode(codec, payload, 0, bf16))
         hashes.add(stage.state_sha256())
     assert len(hashes) == 1
+
+
+@pytest.mark.parametrize("shape", [(6, 7, 5), (6, 5)], ids=["B-T-D", "B-D"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("codec", CODECS)
+def test_outputs_without_pixels(codec, dtype, shape) -> None:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(2)) * 10.0 ** torch.arange(-2, 3)
+    x = x.to(dtype)
+    payload = encode(codec, x, Y)
+    batch = decode(codec, from_arrays(to_arrays(payload)), 3)
+    assert (batch.x.shape, batch.x.dtype, batch.number) == (x.shape, torch.float32, 3)
+    assert torch.equal(batch.y, Y)
+    largest = x.float().abs().amax(dim=tuple(range(x.dim() - 1)))
+    error = (batch.x - x.float()).abs().amax(dim=tuple(range(x.dim() - 1)))
+    if codec == "none" or (codec == "bf16" and dtype == torch.bfloat16):
+        assert not error.any()
+    elif codec == "bf16":
+        assert (error > 0).all()
+        assert (error <= largest * 2**-8).all()
+    else:  # a scale for each of the last dimension
+        assert payload["scale"].shape == (5,)
+        assert ((error > 0) & (error <= largest / 127 / 2 * (1 + 1e-5))).all()
+
+
+@pytest.mark.usefixtures("own_parts")
+def test_a_codec_of_ones_own_travels_with_its_types() -> None:
+    payload = encode("own_parts:Float8", activations(), Y)
+    arrays = to_arrays(payload)
+    assert {name: array.dtype for name, array in arrays.items()} == {"small:float8_e4m3fn": np.uint8, "y": np.int64}
+    read = from_arrays({name: array.copy() for name, array in arrays.items()})
+    assert read["small"].dtype == torch.float8_e4m3fn
+    expected = activations().to(torch.float8_e4m3fn).float()
+    assert torch.equal(decode("own_parts:Float8", read, 0).x, expected)
