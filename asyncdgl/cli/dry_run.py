@@ -27,8 +27,10 @@ def show_dry_run(config: RunConfig) -> None:
     from asyncdgl.learn.arithmetic import set_up_torch
     from asyncdgl.nets.cost import stage_costs  # imports torch: only once the folder is known to be there
     from asyncdgl.plan.balance import balance, decide
+    from asyncdgl.plan.parts import check_parts
 
     set_up_torch(config)
+    check_parts(config, input_shape, classes)
     config, measured = decide(config, input_shape, classes)
     if measured is None and config.model.balance == "cost" and config.trained_stages > 1:
         measured = balance(config, input_shape, classes)

@@ -21,6 +21,7 @@ from asyncdgl.data.cache import prepare
 from asyncdgl.engine.build import open_dataset
 from asyncdgl.errors import AsyncDGLError, ConfigError, DataError, StageFailed
 from asyncdgl.on_ray.cluster import end_local_cluster, ray_cluster
+from asyncdgl.plan.parts import check_parts
 from asyncdgl.rundir.environment import describe_environment
 from asyncdgl.rundir.outcome import Outcome
 from asyncdgl.rundir.records import SUMMARY
@@ -85,6 +86,7 @@ class Session:
 
         data = prepare(self._config.data, on_progress)
         dataset = open_dataset(self._config, data)
+        check_parts(self._config, dataset.input_shape, len(dataset.classes))
         section = self._config.data.model_copy(update={"mean": dataset.mean, "std": dataset.std})
         self._config = self._config.model_copy(update={"data": section})
         self._data_sha256 = dataset.sha256

@@ -44,7 +44,12 @@ def stage_costs(config: RunConfig, input_shape: Shape, classes: int, network: Bl
 def block_multiply_adds(
     model: ModelConfig, input_shape: Shape, classes: int, network: Blocks | None = None
 ) -> list[int]:
-    """Multiply-adds of each block's forward pass over one image."""
+    """Multiply-adds of each block's forward pass over one image.
+
+    Raises:
+        ConfigError: see ``measured_outputs``.
+    """
+    measured_outputs(model, input_shape, classes, network)
     counts = []
     with torch.device("meta"):
         x = torch.empty(1, *input_shape)

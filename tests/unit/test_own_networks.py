@@ -12,6 +12,7 @@ from torch import nn
 
 from asyncdgl.buffers.codecs import encode, payload_bytes
 from asyncdgl.buffers.size import entry_bytes
+from asyncdgl.cli.main import main
 from asyncdgl.data.batch import Batch
 from asyncdgl.errors import ConfigError
 from asyncdgl.learn.stage import Stage
@@ -361,3 +362,28 @@ def test_a_shared_module_without_weights_is_no_harm(small_config) -> None:
 def test_parts_that_are_built_in_are_not_tried(small_config, monkeypatch) -> None:
     monkeypatch.setattr("asyncdgl.nets.check.check_network", lambda *a: pytest.fail("tried"))
     check_parts(small_config(), IMAGE, 10)
+
+
+@pytest.mark.parametrize("flags", [[], ["--dry-run"]], ids=["run", "dry-run"])
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (["--model", "own_parts:two_inputs"], "network own_parts:two_inputs: block 3 (TwoInputs) can't be called"),
+        (["--model", "own_parts:missing"], "network own_parts:missing: can't be imported"),
+        (["--model", "own_parts:mlp", "--aux", "cnn"], "auxiliary network cnn reads outputs [B, C, H, W]"),
+        (["--set", "optim.name=torch.optim:LBFGS"], "optimizer torch.optim:LBFGS: it computes the loss several times"),
+        (["--sampler", "own_parts:nothing"], "sampler own_parts:nothing gave None"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
+)
+def test_nothing_is_made_where_a_part_is_wrong(wrong, says, flags, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--runtime", "sim", "--stages", "2", "--epochs", "1", "--aux", "mlp", *wrong, *flags]
+    monkeypatch.setattr(sys, "argv", ["asyncdgl", "run", *arguments])
+    with pytest.raises(SystemExit) as exit_code:
+        main()
+    assert exit_code.value.code == 2
+    printed = capsys.readouterr()
+    assert says in printed.err.replace("\n", " ")
+    assert "Traceback" not in printed.err
+    assert list(tmp_path.iterdir()) == []
