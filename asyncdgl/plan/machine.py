@@ -7,7 +7,6 @@ from itertools import takewhile
 from pathlib import Path
 
 from asyncdgl.config.model import RunConfig
-from asyncdgl.data.cache import image_shape
 from asyncdgl.errors import ConfigError
 from asyncdgl.nets.shape import conv_shapes
 
@@ -61,6 +60,7 @@ def bf16_gains(config: RunConfig, flags: set[str]) -> bool:
         shapes = conv_shapes((3, pixels, pixels), model.blocks, model.width, model.downsample)
         counts = [9 * s.in_features * s.features * s.height * s.width for s in shapes]
     else:
+        from asyncdgl.data.cache import image_shape
         from asyncdgl.nets.cost import block_multiply_adds
 
         channels, classes = image_shape(config.data)

@@ -8,7 +8,6 @@ import psutil
 
 from asyncdgl.buffers.size import entries_held, entry_bytes
 from asyncdgl.config.model import RunConfig
-from asyncdgl.data.cache import image_shape
 from asyncdgl.errors import ConfigError
 from asyncdgl.nets.shape import Shape, block_outputs
 from asyncdgl.on_ray.transport.memory import most_places
@@ -18,8 +17,11 @@ SHARE_OF_MEMORY = 0.8
 
 def asked_outputs(config: RunConfig) -> list[Shape]:
     """Shapes of the blocks' outputs, before the data set is decoded."""
-    channels, classes = (3, 10) if config.model.name == "conv" else image_shape(config.data)  # conv: of no matter
-    pixels = config.data.image_size
+    channels, classes, pixels = 3, 10, config.data.image_size
+    if config.model.name != "conv":  # of conv's outputs neither channels nor classes decide anything
+        from asyncdgl.data.cache import image_shape
+
+        channels, classes = image_shape(config.data)
     return block_outputs(config.model, (channels, pixels, pixels), classes)
 
 
