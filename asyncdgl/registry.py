@@ -1,4 +1,4 @@
-"""Names of parts: a registered word, or `package.module:attribute`, to the part itself.
+"""Names of parts: a registered word, `package.module:attribute`, or `given`, to the part itself.
 
 Every list of choices comes from here. Nothing is imported before it is asked for, so that help and most wrong inputs
 need neither torch nor ray.
@@ -6,9 +6,12 @@ need neither torch nor ray.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import re
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from typing import Any
 
 from asyncdgl.errors import ConfigError, shown
@@ -26,7 +29,10 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "mlp-sr": "asyncdgl.nets.auxiliary:mlp_sr",
         "cnn": "asyncdgl.nets.auxiliary:cnn",
     },
-    "loss": {"cross-entropy": "asyncdgl.learn.losses:cross_entropy"},
+    "loss": {
+        "cross-entropy": "asyncdgl.learn.losses:cross_entropy",
+        "label-smoothing": "asyncdgl.learn.losses:label_smoothing",
+    },
     "optimizer": {
         "sgd": "asyncdgl.learn.optimizers:SGD",
         "adam": "asyncdgl.learn.optimizers:Adam",
@@ -49,6 +55,13 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "image-folder": "asyncdgl.data.image_folder:SOURCE",
         "synthetic": "asyncdgl.data.synthetic:SOURCE",
     },
+    "law": {
+        "constant": "asyncdgl.delays.laws:constant",
+        "uniform": "asyncdgl.delays.laws:uniform",
+        "exponential": "asyncdgl.delays.laws:exponential",
+        "lognormal": "asyncdgl.delays.laws:lognormal",
+        "empirical": "asyncdgl.delays.laws:empirical",
+    },
     "sampler": {
         "priority_lifo": "asyncdgl.buffers.samplers:priority_lifo",
         "lifo": "asyncdgl.buffers.samplers:lifo",
@@ -63,6 +76,27 @@ PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 """A part of the user's: `package.module:attribute`."""
 
 
+GIVEN = "given"
+"""A part that was handed over as an object: a configuration knows nothing else of it."""
+
+_handed_over: ContextVar[Mapping[str, Any]] = ContextVar("parts handed over as objects")
+
+
+@contextlib.contextmanager
+def handed_over(parts: Mapping[str, Any]) -> Iterator[None]:
+    """Within, ``given`` is the name of these objects, by kind."""
+    token = _handed_over.set(parts)
+    try:
+        yield
+    finally:
+        _handed_over.reset(token)
+
+
+def objects_handed_over() -> Mapping[str, Any]:
+    """The objects that ``given`` names here, by kind."""
+    return _handed_over.get({})
+
+
 def choices(kind: str) -> tuple[str, ...]:
     """The words that choose a part of this kind."""
     return tuple(BUILT_IN[kind])
@@ -74,7 +108,7 @@ def check(kind: str, name: Any) -> None:
     Raises:
         ConfigError: it is neither a registered word nor of the form `package.module:attribute`.
     """
-    if isinstance(name, str) and (name in BUILT_IN[kind] or PATH.fullmatch(name)):
+    if isinstance(name, str) and (name in BUILT_IN[kind] or name == GIVEN or PATH.fullmatch(name)):
         return
     near = difflib.get_close_matches(name[:80], BUILT_IN[kind], n=1) if isinstance(name, str) else []
     hint = f"; did you mean {near[0]}?" if near else ""
@@ -89,6 +123,13 @@ def find(kind: str, name: str) -> Any:
         ConfigError: there is none of this name, or its module can't be imported; the message says why.
     """
     check(kind, name)
+    if name == GIVEN:
+        if kind not in objects_handed_over():
+            raise ConfigError(
+                f"{kind} given: it was an object handed to run() from Python; hand it over again, or name one that can "
+                "be imported (package.module:attribute)"
+            )
+        return objects_handed_over()[kind]
     module, _, attribute = BUILT_IN[kind].get(name, name).partition(":")
     try:
         part: Any = importlib.import_module(module)

@@ -63,7 +63,10 @@ def small_config() -> Callable[..., Any]:
     from asyncdgl.plan.resolve import planned
 
     def make(**over: Any) -> Any:
-        return planned(parse_config(merged(copy.deepcopy(SMALL), over)))
+        tree = merged(copy.deepcopy(SMALL), over)
+        if over.get("model", {}).get("name", "conv") != "conv":
+            tree["model"] = over["model"]  # blocks and width are the built-in network's
+        return planned(parse_config(tree))
 
     return make
 
@@ -205,3 +208,9 @@ def summary_of() -> Callable[..., Any]:
         return Summary.model_validate({**whole, **over})
 
     return make
+
+
+@pytest.fixture
+def own_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of one's own can be named as ``own_parts:name``."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent / "parts"))

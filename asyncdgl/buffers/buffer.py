@@ -4,25 +4,26 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Generic, NamedTuple
 
-from asyncdgl.buffers.entry import Entry, PassName, Provenance
+from asyncdgl.buffers.entry import Entry, P, PassName, Provenance
 from asyncdgl.buffers.link import Link
-from asyncdgl.buffers.samplers import SAMPLERS
+from asyncdgl.buffers.samplers import Sampler, not_an_entry
 from asyncdgl.config.sections import BufferConfig
 from asyncdgl.errors import SampleBlocked
+from asyncdgl.registry import find
 from asyncdgl.seeding import Draws
 
 
-class Sample(NamedTuple):
+class Sample(NamedTuple, Generic[P]):
     """What a buffer gives: an entry's payload, where it came from, and how often it has now been given (from 1)."""
 
     source: Provenance
-    payload: Any
+    payload: P
     times_sampled: int
 
 
-class ReplayBuffer:
+class ReplayBuffer(Generic[P]):
     """At most M entries that have arrived, handed out again and again.
 
     It never reads a clock, waits or looks inside an entry: the time comes in as an argument, and a caller that can't
@@ -34,12 +35,12 @@ class ReplayBuffer:
         draws: keyed by (seed, buffer), for the sampler ``uniform``.
     """
 
-    def __init__(self, config: BufferConfig, link: Link, draws: Draws) -> None:
+    def __init__(self, config: BufferConfig, link: Link[P], draws: Draws) -> None:
         self._config = config
         self._link = link
         self._draws = draws
-        self._choose = SAMPLERS[config.sampler]
-        self._held: list[Entry] = []  # oldest first
+        self._choose: Sampler[P] = find("sampler", config.sampler)
+        self._held: list[Entry[P]] = []  # oldest first
         self._reserved: set[PassName] = set()
         self._held_bytes = 0
         self._held_at_samples = 0
@@ -54,7 +55,7 @@ class ReplayBuffer:
         return len(self._held)
 
     @property
-    def held(self) -> tuple[Entry, ...]:
+    def held(self) -> tuple[Entry[P], ...]:
         """The entries, oldest first."""
         return tuple(self._held)
 
@@ -73,7 +74,7 @@ class ReplayBuffer:
         self._reserved.add(name)
         return True
 
-    def insert(self, entry: Entry, now: float, unit: float = 1.0, dropped: Iterable[int] = ()) -> None:
+    def insert(self, entry: Entry[P], now: float, unit: float = 1.0, dropped: Iterable[int] = ()) -> None:
         """Send an entry; it is here once the link lets it arrive.
 
         Args:
@@ -110,31 +111,31 @@ class ReplayBuffer:
         if len(self._link):
             self._take_arrivals(now)
         if self._held:
-            return SampleBlocked("below_min_size", self._link.next_due()) if self._below_min_size else None
+            below = self.inserted < self._config.min_size
+            return SampleBlocked("below_min_size", self._link.next_due()) if below else None
         if len(self._link):
             return SampleBlocked("not_arrived", self._link.next_due())
         return SampleBlocked("reused_up" if self.inserted else "empty")
 
-    def sample(self, now: float) -> Sample:
+    def sample(self, now: float) -> Sample[P]:
         """Give an entry.
 
         Raises:
             SampleBlocked: with the reason ``empty``, ``below_min_size``, ``not_arrived`` or ``reused_up``.
+            ConfigError: the sampler, one of the user's own, gave something that is not held.
         """
         blocked = self.blocked(now)
         if blocked is not None:
             raise blocked
         self._held_at_samples += len(self._held)
         entry = self._choose(self._held, lambda: self._draws.uniform(self.sampled))
+        if entry not in self._held:
+            raise not_an_entry(self._config.sampler, entry)
         entry.times_sampled += 1
         self.sampled += 1
         if entry.times_sampled == self._config.max_reuse:
             self._leave(entry)
         return Sample(entry.source, entry.payload, entry.times_sampled)
-
-    @property
-    def _below_min_size(self) -> bool:
-        return self.inserted < self._config.min_size
 
     @property
     def nbytes(self) -> int:
@@ -164,7 +165,7 @@ class ReplayBuffer:
         for entry in self._link.arrivals(now):
             self._take(entry)
 
-    def _take(self, entry: Entry) -> None:
+    def _take(self, entry: Entry[P]) -> None:
         self.inserted += 1
         self._held_bytes += entry.nbytes
         if not self._held or entry.source.name > self._held[-1].source.name:
@@ -178,7 +179,7 @@ class ReplayBuffer:
             while self._held and self._newest - self._held[0].source.name.step > self._config.max_age:
                 self._leave(self._held[0])
 
-    def _leave(self, entry: Entry) -> None:
+    def _leave(self, entry: Entry[P]) -> None:
         self._held.remove(entry)
         self._held_bytes -= entry.nbytes
         if entry.times_sampled:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Generic, NamedTuple, TypeVar
+
+P = TypeVar("P")
+"""What a buffer holds of a mini-batch: tensors, arrays, a place in shared memory, or nothing."""
 
 
 class PassName(NamedTuple):
@@ -31,7 +34,7 @@ class Provenance(NamedTuple):
 
 
 @dataclass(eq=False, slots=True)
-class Entry:
+class Entry(Generic[P]):
     """One mini-batch in a buffer.
 
     Attributes:
@@ -42,7 +45,7 @@ class Entry:
     """
 
     source: Provenance
-    payload: Any
+    payload: P
     nbytes: int
     times_sampled: int = 0
 

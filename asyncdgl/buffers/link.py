@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Generic, NamedTuple
 
-from asyncdgl.buffers.entry import Entry, PassName
+from asyncdgl.buffers.entry import Entry, P, PassName
 from asyncdgl.delays.profiles import LinkDelay
 from asyncdgl.seeding import Draws
 
 
-class _Waiting(NamedTuple):
+class _Waiting(NamedTuple, Generic[P]):
     """An entry that its producer has ready, and the link not yet begun to send. Lost ones take bandwidth too."""
 
     ready: float
     sending: float  # how long its bytes take
     latency: float
-    entry: Entry
+    entry: Entry[P]
     is_lost: bool
 
 
-class Link:
+class Link(Generic[P]):
     """Holds the entries that were sent and have not arrived. Reads no clock: every call is told the time.
 
     An entry waits until those before it are sent (bandwidth), is sent, and arrives a latency later. What is dropped is
@@ -44,8 +44,8 @@ class Link:
         self._draws = draws
         self._in_order = in_order
         self._may_drop = may_drop
-        self._waiting: list[_Waiting] = []
-        self._on_the_way: list[tuple[float, Entry]] = []  # begun, with the time of arrival
+        self._waiting: list[_Waiting[P]] = []
+        self._on_the_way: list[tuple[float, Entry[P]]] = []  # begun, with the time of arrival
         self._free_at = float("-inf")
         self._seen: defaultdict[int, _Steps] = defaultdict(_Steps)  # by incarnation
         self.is_plain = not in_order and not delay.has_delay and delay.loss == 0
@@ -73,7 +73,7 @@ class Link:
         """Whether the next entry makes one drop."""
         return self._may_drop and len(self._on_the_way) + len(self._waiting) >= self._delay.max_in_flight
 
-    def send(self, entry: Entry, now: float, unit: float = 1.0) -> bool:
+    def send(self, entry: Entry[P], now: float, unit: float = 1.0) -> bool:
         """Put an entry on the way.
 
         Args:
@@ -105,7 +105,7 @@ class Link:
         self._begin(now)
         return True
 
-    def pass_on(self, entry: Entry) -> bool:
+    def pass_on(self, entry: Entry[P]) -> bool:
         """Send an entry through a link that neither delays nor loses nor reorders: it arrives at once.
 
         Returns:
@@ -129,7 +129,7 @@ class Link:
                 self.sent += 1
                 self.dropped += 1
 
-    def arrivals(self, now: float) -> list[Entry]:
+    def arrivals(self, now: float) -> list[Entry[P]]:
         """The entries that have arrived by ``now``, in the order in which the buffer is to take them."""
         self._begin(now)
         if not self._on_the_way:

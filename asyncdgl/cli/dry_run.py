@@ -22,32 +22,36 @@ def show_dry_run(asked: RunConfig) -> None:
         click.echo("Nothing is computed: no parameters, no cost, no memory for activations.")
         return
     from asyncdgl.data.cache import image_shape
-    from asyncdgl.nets.shape import block_shapes, cut
+    from asyncdgl.nets.shape import block_outputs, cut
 
     channels, classes = image_shape(config.data)
+    input_shape = (channels, config.data.image_size, config.data.image_size)
     from asyncdgl.learn.arithmetic import set_up_torch
     from asyncdgl.nets.cost import stage_costs  # imports torch: only once the folder is known to be there
     from asyncdgl.plan.balance import by_cost, times_of_cut
+    from asyncdgl.plan.parts import check_parts
 
     set_up_torch(config)
-    config, measured = by_cost(asked, config, channels, classes)
+    check_parts(config, input_shape, classes)
+    config, measured = by_cost(asked, config, input_shape, classes)
     if measured is None and config.model.balance == "cost" and config.trained_stages > 1:
-        measured = times_of_cut(config, channels, classes)
+        measured = times_of_cut(config, input_shape, classes)
 
-    costs = stage_costs(config, channels, classes)
+    costs = stage_costs(config, input_shape, classes)
     click.echo(dump_config(config))
-    shapes = block_shapes(config.model, channels, config.data.image_size)
-    parts = cut(config.model, config.stages) if config.trained_stages > 1 else [range(config.model.blocks)]
+    outputs = block_outputs(config.model, input_shape, classes)
+    parts = [range(len(outputs))]
+    if config.trained_stages > 1:
+        parts = cut(len(outputs), config.stages, config.model.cut)
     total = sum(c.module_multiply_adds + c.aux_multiply_adds for c in costs)
     table = Table(title="Stages (multiply-adds of one image's forward pass)", title_justify="left", box=box.SIMPLE_HEAD)
     for name in ("stage", "blocks", "output", "parameters", "auxiliary", "multiply-adds", "auxiliary", "share"):
         table.add_column(name, justify="right")
     for number, (blocks, cost) in enumerate(zip(parts, costs, strict=True), 1):
-        last = shapes[blocks[-1]]
         table.add_row(
             str(number),
             f"{blocks[0] + 1}-{blocks[-1] + 1}" if len(blocks) > 1 else str(blocks[0] + 1),
-            f"{last.features}x{last.pixels}x{last.pixels}",
+            "x".join(str(size) for size in outputs[blocks[-1]]),
             f"{cost.module_parameters:,}",
             f"{cost.aux_parameters:,}",
             f"{cost.module_multiply_adds:,}",
@@ -65,7 +69,7 @@ def show_dry_run(asked: RunConfig) -> None:
         )
     if isinstance(config.ray.threads, tuple):
         out.print(f"CPU: {threads_of_stages(config)}")
-    sizes = buffer_bytes(config)
+    sizes = buffer_bytes(config, outputs)
     if sizes:
         each = ", ".join(megabytes(size) for size in sizes)
         out.print(

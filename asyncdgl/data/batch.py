@@ -10,15 +10,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ActivationBatch:
+class Batch:
     """What a stage reads: the output of the stage before it, or images.
 
     Attributes:
-        x: [B, C, H, W] activations, channels-last in memory.
+        x: [B, C, H, W] (channels-last in memory), [B, T, D] or [B, D].
         y: [B] classes, int64.
-        batch: number of the mini-batch in the data stream.
+        number: of the mini-batch in the data stream.
     """
 
     x: torch.Tensor
     y: torch.Tensor
-    batch: int
+    number: int

@@ -49,6 +49,12 @@ class Dataset:
     sha256: str
 
     @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of one image, without the batch: (C, H, W)."""
+        height, width, channels = self.train.x.shape[1:]
+        return channels, height, width
+
+    @property
     def channels(self) -> int:
         """Channels of an image."""
         return int(self.train.x.shape[-1])

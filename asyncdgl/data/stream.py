@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from asyncdgl.data.batch import ActivationBatch
+from asyncdgl.data.batch import Batch
 from asyncdgl.data.dataset import Dataset, Images
 from asyncdgl.seeding import Draws
 
@@ -39,7 +39,7 @@ class BatchStream:
         self._draws = draws
         self._order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
 
-    def get(self, number: int) -> ActivationBatch:
+    def get(self, number: int) -> Batch:
         """Mini-batch ``number``: x [B, C, H, W] float32 (channels-last in memory), y [B]."""
         epoch, index = divmod(number, self.batches_per_epoch)
         if self._order[0] != epoch:
@@ -66,16 +66,16 @@ def crop_and_flip(x: NDArray[np.uint8], random: np.random.Generator) -> NDArray[
     return cropped
 
 
-def in_order(dataset: Dataset, images: Images, batch_size: int) -> Iterator[ActivationBatch]:
+def in_order(dataset: Dataset, images: Images, batch_size: int) -> Iterator[Batch]:
     """All of ``images`` once, unaltered, for evaluation; the last batch may be smaller."""
     for start in range(0, len(images), batch_size):
         rows = images.rows[start : start + batch_size]
         yield _to_batch(dataset, images.x[rows], images.y[rows], start // batch_size)
 
 
-def _to_batch(dataset: Dataset, x: NDArray[np.uint8], y: NDArray[np.int64], number: int) -> ActivationBatch:
+def _to_batch(dataset: Dataset, x: NDArray[np.uint8], y: NDArray[np.int64], number: int) -> Batch:
     nhwc = torch.from_numpy(np.ascontiguousarray(dataset.normalise(x)))
-    return ActivationBatch(nhwc.permute(0, 3, 1, 2), torch.from_numpy(np.array(y)), number)
+    return Batch(nhwc.permute(0, 3, 1, 2), torch.from_numpy(np.array(y)), number)
 
 
 def make_stream(config: ResolvedConfig, dataset: Dataset) -> BatchStream:

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from asyncdgl.delays.laws import exponential_quantile
+from asyncdgl.delays.laws import Law
 from asyncdgl.delays.profiles import StageDelay
 from asyncdgl.seeding import Draws
 
@@ -25,6 +25,7 @@ class ProfileClock:
     def __init__(self, delay: StageDelay, draws: Draws) -> None:
         self.delay = delay
         self._draws = draws
+        self._law = Law(law=delay.step_law, mean=delay.slowdown)
         self._always = PassLength(delay.slowdown, 0.0) if delay.step_law == "constant" and delay.pause is None else None
 
     def length(self, step: int) -> PassLength:
@@ -32,10 +33,9 @@ class ProfileClock:
         if self._always is not None:
             return self._always
         delay = self.delay
-        if delay.step_law == "constant":
-            length = delay.slowdown
-        else:
-            length = exponential_quantile(delay.slowdown, self._draws.uniform("step", step))
+        length = delay.slowdown
+        if delay.step_law != "constant":
+            length = self._law.quantile(self._draws.uniform("step", step))
         pause = 0.0
         if delay.pause is not None and self._draws.uniform("pause", step) < delay.pause.probability:
             pause = delay.pause.length

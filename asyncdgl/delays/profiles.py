@@ -53,7 +53,7 @@ class LinkDelay(_Part):
     @property
     def has_delay(self) -> bool:
         """Whether an entry takes any time on the way."""
-        return self.latency.mean > 0 or self.bandwidth is not None
+        return self.latency.takes_time or self.bandwidth is not None
 
 
 class DelayProfile(_Part):
@@ -96,7 +96,7 @@ class DelayProfile(_Part):
             f"{what} of link {j}"
             for j in range(1, stages)
             for what, used in (
-                ("latency", self.link(j).latency.mean > 0),
+                ("latency", self.link(j).latency.takes_time),
                 ("bandwidth", self.link(j).bandwidth is not None),
             )
             if used

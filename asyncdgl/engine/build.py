@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from asyncdgl.buffers.buffer import ReplayBuffer
 from asyncdgl.buffers.link import Link
+from asyncdgl.buffers.size import entry_bytes
 from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.delays.clock import ProfileClock
 from asyncdgl.engine.passes import NoTensors, StagePasses, Tensors
 from asyncdgl.learn.learner import NoArithmetic
-from asyncdgl.nets.shape import entry_bytes
+from asyncdgl.plan.memory import asked_outputs
 from asyncdgl.seeding import Draws
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Parts:
 
     passes: dict[int, StagePasses]
     lengths: dict[int, ProfileClock]
-    buffers: dict[int, ReplayBuffer]
+    buffers: dict[int, ReplayBuffer[Any]]
     evaluator: Evaluator | None
 
 
@@ -49,9 +50,12 @@ def build(config: ResolvedConfig, data: Path | None, clock: Callable[[], float])
     numbers = range(1, config.trained_stages + 1)
     evaluator = None
     if data is None:
-        sizes = [*entry_bytes(config, config.precision == "bf16"), 0]
+        sizes = [*entry_bytes(config, config.precision == "bf16", asked_outputs(config)), 0]
         per_epoch = config.virtual.batches
-        passes = {j: StagePasses(j, NoArithmetic(), NoTensors(sizes[j - 1]), per_epoch, config, clock) for j in numbers}
+        passes = {
+            j: StagePasses(j, NoArithmetic(per_epoch), NoTensors(sizes[j - 1]), per_epoch, config, clock)
+            for j in numbers
+        }
     else:
         from asyncdgl.data.dataset import open_dataset
         from asyncdgl.learn.arithmetic import set_up_torch
@@ -80,10 +84,10 @@ def make_passes(config: ResolvedConfig, dataset: Dataset, number: int, clock: Ca
     return StagePasses(number, stage, Tensors(config, stream), per_epoch, config, clock)
 
 
-def make_buffer(config: ResolvedConfig, after_stage: int) -> ReplayBuffer:
+def make_buffer(config: ResolvedConfig, after_stage: int) -> ReplayBuffer[Any]:
     """The buffer between stage ``after_stage`` and the next, with its link."""
     replay = config.buffer
-    link = Link(
+    link: Link[Any] = Link(
         config.profile.link(after_stage),
         Draws(config.seed, "link", after_stage),
         in_order=replay.sampler == "fifo",

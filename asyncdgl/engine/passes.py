@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from asyncdgl.buffers.buffer import Sample
 from asyncdgl.buffers.entry import Entry, PassName, Provenance
-from asyncdgl.data.batch import ActivationBatch
+from asyncdgl.data.batch import Batch
 from asyncdgl.errors import Diverged
 from asyncdgl.learn.meter import EpochMeter
 from asyncdgl.observer import Progress
@@ -20,20 +20,19 @@ from asyncdgl.rundir.trace import TRAIN, PassRecord
 if TYPE_CHECKING:
     from asyncdgl.config.resolved import ResolvedConfig
     from asyncdgl.data.stream import BatchStream
-    from asyncdgl.learn.learner import Learner
-    from asyncdgl.learn.stage import State
+    from asyncdgl.learn.learner import Learner, State
 
 
 class Handling(Protocol):
     """How mini-batches come in and go out of a stage."""
 
-    def fresh(self, number: int) -> ActivationBatch:
+    def fresh(self, number: int) -> Batch:
         """Mini-batch ``number`` of the data stream (stage 1)."""
 
-    def read(self, sample: Sample) -> ActivationBatch:
+    def read(self, sample: Sample[Any]) -> Batch:
         """What a buffer gave."""
 
-    def write(self, output: Any, batch: ActivationBatch) -> tuple[Any, int]:
+    def write(self, output: Any, batch: Batch) -> tuple[Any, int]:
         """A stage's output as the payload of an entry, and its encoded size in bytes."""
 
 
@@ -50,19 +49,19 @@ class Tensors:
         self._bf16, self._device = config.precision == "bf16", config.device
         self._stream = stream
 
-    def fresh(self, number: int) -> ActivationBatch:
+    def fresh(self, number: int) -> Batch:
         """See ``Handling``."""
         if self._stream is None:
             raise TypeError("only stage 1 reads the data stream")
         return self._stream.get(number)
 
-    def read(self, sample: Sample) -> ActivationBatch:
+    def read(self, sample: Sample[Any]) -> Batch:
         """See ``Handling``."""
         from asyncdgl.buffers.codecs import decode
 
-        return decode(sample.payload, sample.source.batch, self._bf16, self._device)
+        return decode(self._codec, sample.payload, sample.source.batch, self._bf16, self._device)
 
-    def write(self, output: Any, batch: ActivationBatch) -> tuple[Any, int]:
+    def write(self, output: Any, batch: Batch) -> tuple[Any, int]:
         """See ``Handling``."""
         from asyncdgl.buffers.codecs import encode, payload_bytes
 
@@ -80,15 +79,15 @@ class NoTensors:
     def __init__(self, nbytes: int) -> None:
         self._nbytes = nbytes
 
-    def fresh(self, number: int) -> ActivationBatch:
+    def fresh(self, number: int) -> Batch:
         """See ``Handling``."""
         return _Number(None, None, number)  # type: ignore[return-value]
 
-    def read(self, sample: Sample) -> ActivationBatch:
+    def read(self, sample: Sample[Any]) -> Batch:
         """See ``Handling``."""
         return _Number(None, None, sample.source.batch)  # type: ignore[return-value]
 
-    def write(self, output: Any, batch: ActivationBatch) -> tuple[Any, int]:
+    def write(self, output: Any, batch: Batch) -> tuple[Any, int]:
         """See ``Handling``."""
         return None, self._nbytes
 
@@ -96,7 +95,7 @@ class NoTensors:
 class _Number(NamedTuple):
     x: None
     y: None
-    batch: int
+    number: int
 
 
 class StagePasses:
@@ -156,7 +155,7 @@ class StagePasses:
     def run(
         self,
         kind: str,
-        sample: Sample | None,
+        sample: Sample[Any] | None,
         sampled_s: float | None,
         waits: dict[str, float],
         start_s: float | None = None,
@@ -188,12 +187,12 @@ class StagePasses:
         else:
             output = learner.forward(batch)
             self._forward_passes += 1
-        entry = None
+        entry: Entry[Any] | None = None
         if not self._is_last:
             payload, nbytes = self._handling.write(output, batch)
-            entry = Entry(Provenance(PassName(self.number, 0, step), updates, trains, batch.batch), payload, nbytes)
+            entry = Entry(Provenance(PassName(self.number, 0, step), updates, trains, batch.number), payload, nbytes)
         self.step = step + 1
-        made = self.number, 0, step, kind, batch.batch
+        made = self.number, 0, step, kind, batch.number
         end_s = self._clock()
         if sample is None:
             record = PassRecord(*made, None, None, None, None, None, start_s, end_s, waits, loss)
@@ -257,7 +256,7 @@ class Passed(NamedTuple):
     """What a pass leaves: its record, the entry for the next stage (None from the last), and the end of an epoch."""
 
     record: PassRecord
-    entry: Entry | None
+    entry: Entry[Any] | None
     epoch_end: EpochEnd | None
 
     @property

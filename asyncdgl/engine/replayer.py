@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from asyncdgl.buffers.buffer import Sample
+from asyncdgl.buffers.codecs import Payload
 from asyncdgl.buffers.entry import Entry, PassName
 from asyncdgl.data.dataset import open_dataset
 from asyncdgl.engine.build import make_passes
@@ -68,7 +69,7 @@ class Replay:
         recorded = run.passes
         self._recorded = {j: recorded.get(j, []) for j in self._numbers}
         self._readers = Counter(_source(r) for r in run.records if r.stage > 1)
-        self._entries: dict[PassName, Entry] = {}  # made, and still to be read
+        self._entries: dict[PassName, Entry[Payload]] = {}  # made, and still to be read
 
     def run(self) -> list[StageReplay]:
         """Repeat every pass, comparing as it goes.
@@ -106,7 +107,7 @@ class Replay:
         if passed.entry is not None and self._readers[name]:
             self._entries[name] = passed.entry
 
-    def _sample(self, record: PassRecord) -> Sample:
+    def _sample(self, record: PassRecord) -> Sample[Payload]:
         """What the pass read; what the trace says of it must be true of it."""
         source = _source(record)
         entry = self._entries[source]

@@ -70,7 +70,7 @@ class Pass(NamedTuple):
     """
 
     kind: str
-    sample: Sample | None
+    sample: Sample[Any] | None
     sampled_s: float | None
     waits: dict[str, float]
 

@@ -64,7 +64,7 @@ class _Stage:
     )  # fmt: skip
 
     def __init__(
-        self, of: turn.Turn, times: PassTimes, upstream: ReplayBuffer | None, downstream: ReplayBuffer | None
+        self, of: turn.Turn, times: PassTimes, upstream: ReplayBuffer[Any] | None, downstream: ReplayBuffer[Any] | None
     ) -> None:
         self.number = of.number
         self.turn = of
@@ -76,7 +76,7 @@ class _Stage:
         self.since = 0.0
         self.answer: Any = None  # what it will be told when it goes on
         self.making: turn.Pass | None = None
-        self.fetched: deque[tuple[Sample, float]] = deque()
+        self.fetched: deque[tuple[Sample[Any], float]] = deque()
 
 
 class VirtualRun:
@@ -236,7 +236,7 @@ class VirtualRun:
         self._follow_pace()
         return clock, 0.0
 
-    def _take(self, stage: _Stage, v: float) -> tuple[Sample, float] | SampleBlocked:
+    def _take(self, stage: _Stage, v: float) -> tuple[Sample[Any], float] | SampleBlocked:
         if stage.fetched:
             return stage.fetched.popleft()
         return self._sample(stage, max(v, self._pace.now))
@@ -250,7 +250,7 @@ class VirtualRun:
                 return
             stage.fetched.append(taken)
 
-    def _sample(self, stage: _Stage, v: float) -> tuple[Sample, float] | SampleBlocked:
+    def _sample(self, stage: _Stage, v: float) -> tuple[Sample[Any], float] | SampleBlocked:
         try:
             sample = self._buffers[stage.number - 1].sample(v if stage.in_steps else self.now)
         except SampleBlocked as blocked:
@@ -278,7 +278,7 @@ class VirtualRun:
         self._follow_pace()
         return may_start
 
-    def _insert(self, stage: _Stage, entry: Entry) -> None:
+    def _insert(self, stage: _Stage, entry: Entry[Any]) -> None:
         if stage.downstream is None:
             return
         on_steps = stage.out_steps
@@ -288,7 +288,7 @@ class VirtualRun:
         if reader.waits_for in NO_INPUT:
             self._wake(reader)
 
-    def _drop(self, stage: _Stage, entry: Entry) -> None:
+    def _drop(self, stage: _Stage, entry: Entry[Any]) -> None:
         if stage.downstream is not None:
             stage.downstream.drop(entry.source.name)
 

@@ -11,7 +11,8 @@ from torch.nn.functional import cross_entropy
 from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.data.dataset import Dataset, Images
 from asyncdgl.data.stream import in_order
-from asyncdgl.learn.stage import Stage, State, make_stages
+from asyncdgl.learn.learner import State
+from asyncdgl.learn.stage import Stage, make_stages
 
 EVALUATION_BATCH = 250
 

@@ -1,21 +1,27 @@
-"""What a stage's turn needs of a learner; and a learner that computes nothing."""
+"""What a stage's turn needs of a learner, and the learner that computes nothing."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from asyncdgl.data.batch import ActivationBatch
-    from asyncdgl.learn.stage import State
+    import torch
+
+    from asyncdgl.data.batch import Batch
+
+State = dict[str, "torch.Tensor"]
+"""Weights and statistics of a stage, by name."""
 
 
-class Learned(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class TrainResult:
     """What one training pass gives.
 
     Attributes:
-        output: the module's output, detached, from before the update.
-        loss: of the stage's own head; None where nothing is computed.
-        correct: images of the batch that it classified right.
+        output: [B, ...] the module's output, detached, from before the update; None where nothing is computed.
+        loss: the stage's own loss, a mean over the batch; None where nothing is computed.
+        correct: how many of the batch its own head classified right.
     """
 
     output: Any
@@ -24,53 +30,62 @@ class Learned(NamedTuple):
 
 
 class Learner(Protocol):
-    """One decoupled learner: it sees batches and its own loss, and knows nothing of time, buffers or other stages.
-
-    Attributes:
-        updates: passes with an optimizer step so far.
-    """
+    """Learns from batches, and knows nothing of time, buffers or other stages."""
 
     updates: int
+
+    @property
+    def completed_epochs(self) -> int:
+        """Own epochs completed."""
 
     @property
     def lr(self) -> float | None:
         """The learning rate of the next update."""
 
-    def train(self, batch: ActivationBatch) -> Learned:
-        """One update on the stage's own loss (Algorithms 1 and 2: update of theta_j and gamma_j)."""
+    def train(self, batch: Batch) -> TrainResult:
+        """One update."""
 
-    def forward(self, batch: ActivationBatch) -> Any:
-        """The module's output in evaluation mode; nothing of the stage changes."""
+    def forward(self, batch: Batch) -> Any:
+        """The module's output in evaluation mode; nothing of the learner changes."""
 
-    def published(self) -> State:
-        """A copy of the weights and buffers: what evaluation needs."""
+    def published(self) -> State | None:
+        """A copy of the weights: what evaluation needs."""
 
     def state_sha256(self) -> str | None:
-        """Hash of all that the next update depends on; None where there is no state."""
+        """Hash of everything that the next update depends on."""
+
+
+_NOTHING = TrainResult(None, None, 0)
 
 
 class NoArithmetic:
-    """Counts its updates and computes nothing: who reads which entry when, in networks larger than any machine."""
+    """Counts updates and computes nothing: for who read which entry when, in networks that no machine here could train.
+
+    Args:
+        updates_per_epoch: updates that make an epoch.
+    """
 
     lr = None
 
-    def __init__(self) -> None:
+    def __init__(self, updates_per_epoch: int) -> None:
+        self._updates_per_epoch = updates_per_epoch
         self.updates = 0
 
-    def train(self, batch: ActivationBatch) -> Learned:
+    @property
+    def completed_epochs(self) -> int:
         """See ``Learner``."""
+        return self.updates // self._updates_per_epoch
+
+    def train(self, batch: Batch) -> TrainResult:
+        """Counts."""
         self.updates += 1
         return _NOTHING
 
-    def forward(self, batch: ActivationBatch) -> None:
-        """See ``Learner``."""
+    def forward(self, batch: Batch) -> None:
+        """Nothing."""
 
-    def published(self) -> State:
-        """See ``Learner``."""
-        return {}
+    def published(self) -> None:
+        """There are no weights."""
 
     def state_sha256(self) -> None:
-        """See ``Learner``."""
-
-
-_NOTHING = Learned(None, None, 0)
+        """There is no state."""

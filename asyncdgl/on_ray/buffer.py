@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 class Reply:
     """Answer to a reader: a sample with the time it was taken, or why there is none."""
 
-    sample: Sample | None
+    sample: Sample[Any] | None
     sampled_at: float
     blocked: str = ""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from asyncdgl.buffers.buffer import Sample
@@ -14,7 +13,7 @@ from asyncdgl.on_ray.transport.calls import Call
 from asyncdgl.on_ray.transport.memory import UNACKNOWLEDGED, MappedMemory, Stored, stored_bytes
 
 if TYPE_CHECKING:
-    from asyncdgl.buffers.codecs import Arrays
+    from asyncdgl.buffers.codecs import Arrays, Payload
 
 DROPS_AT_ONCE = 5_000
 """Names of dropped entries in one message: it must not become too large for a socket."""
@@ -46,7 +45,7 @@ class Inbox:
         """Wait a while until there may be an entry."""
         self._buffer.wait(v)
 
-    def read(self, sample: Sample) -> Sample:
+    def read(self, sample: Sample[Any]) -> Sample[Payload]:
         """With its content as payload. That lies in the buffer's memory and is good until the next entry is read."""
         from asyncdgl.buffers.codecs import from_arrays
 
@@ -73,7 +72,7 @@ class Outbox:
         self._buffer = BufferClient(buffer)
         self._memory = None if self._buffer.memory is None else MappedMemory(self._buffer.memory, writable=True)
         self._places: list[int] | None = None  # where the next entries go: one for each call that may be on the wire
-        self._queue: deque[tuple[Entry, float, float]] = deque()
+        self._queue: deque[tuple[Entry[Any], float, float]] = deque()
         self._limit = config.profile.link(number).max_in_flight
         self._wire: deque[Call] = deque()
         self._dropped: list[PassName] = []
@@ -82,12 +81,12 @@ class Outbox:
         """See ``BufferActor.reserve``."""
         return self._buffer.reserve(name, wait)
 
-    def send(self, entry: Entry, now: float, unit: float) -> None:
+    def send(self, entry: Entry[Any], now: float, unit: float) -> None:
         """Send, or queue where too many calls are unanswered."""
         from asyncdgl.buffers.codecs import to_arrays
 
         self._take_answers()
-        self._queue.append((replace(entry, payload=to_arrays(entry.payload)), now, unit))
+        self._queue.append((Entry(entry.source, to_arrays(entry.payload), entry.nbytes), now, unit))
         if not self.blocks and len(self._queue) + len(self._wire) > self._limit:
             oldest, _, _ = self._queue.popleft()
             self._dropped.append(oldest.source.name)

@@ -139,7 +139,7 @@ class StageActor:
         self._accounted_s += start.waited_s
         return start.clock, start.waited_s
 
-    def _take(self, v: float) -> tuple[Sample, float] | SampleBlocked:
+    def _take(self, v: float) -> tuple[Sample[Any], float] | SampleBlocked:
         if self._in is None:
             raise TypeError("stage 1 reads the data stream")
         reply = self._in.take(v)
@@ -165,11 +165,11 @@ class StageActor:
     def _advance(self, v: float) -> bool:
         return False  # the pace keeper hears of it when the next pass asks to start: a message less
 
-    def _insert(self, entry: Entry) -> None:
+    def _insert(self, entry: Entry[Any]) -> None:
         if self._out is not None:
             self._out.send(entry, self._turn.v, self._unit_s())
 
-    def _drop(self, entry: Entry) -> None:
+    def _drop(self, entry: Entry[Any]) -> None:
         if self._out is not None:
             self._out.drop(entry.source.name)
 

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from asyncdgl.config.model import RunConfig
 from asyncdgl.config.resolved import ResolvedConfig
-from asyncdgl.config.sections import ModelConfig
 from asyncdgl.errors import ConfigError
+from asyncdgl.nets.shape import Shape, block_outputs, cut
 from asyncdgl.plan.machine import available_cores, visible_gpus, wanted_address
+from asyncdgl.registry import find
 
 if TYPE_CHECKING:
-    from asyncdgl.data.batch import ActivationBatch
+    from asyncdgl.data.batch import Batch
 
 PASSES = 5
 """Measured passes of each part; the median counts."""
@@ -49,28 +50,32 @@ class Balance(NamedTuple):
         return sum(self.pass_seconds) / (len(self.pass_seconds) * max(self.pass_seconds))
 
 
-def best_cut(config: ResolvedConfig, channels: int, classes: int, check: Callable[[], None] = lambda: None) -> Balance:
+def best_cut(
+    config: ResolvedConfig, input_shape: Shape, classes: int, check: Callable[[], None] = lambda: None
+) -> Balance:
     """The best cut of the network into ``config.stages``, with its measured times.
 
     Args:
         config: the run; its own cut does not matter.
-        channels: of the images.
+        input_shape: of an image, without the batch.
         classes: of the data set.
         check: called between measurements; raises where they are to stop.
 
     Raises:
         ConfigError: the run computes on a GPU, and this machine has none.
     """
-    measured = cache(lambda part: _pass_seconds(config, part, channels, classes, check))
-    return _balance(best_parts(config.model.blocks, config.stages, measured), measured)
+    inputs = [input_shape, *block_outputs(config.model, input_shape, classes)]
+    measured = cache(lambda part: _pass_seconds(config, part, inputs, classes, check))
+    return _balance(best_parts(len(inputs) - 1, config.stages, measured), measured)
 
 
 def times_of_cut(
-    config: ResolvedConfig, channels: int, classes: int, check: Callable[[], None] = lambda: None
+    config: ResolvedConfig, input_shape: Shape, classes: int, check: Callable[[], None] = lambda: None
 ) -> Balance:
     """The measured times of the run's own cut; else as `best_cut`."""
-    own = parts_of(config.model, config.stages)
-    return _balance(own, lambda part: _pass_seconds(config, part, channels, classes, check))
+    inputs = [input_shape, *block_outputs(config.model, input_shape, classes)]
+    own = parts_of(config, len(inputs) - 1)
+    return _balance(own, lambda part: _pass_seconds(config, part, inputs, classes, check))
 
 
 def _balance(parts: Sequence[Part], measured: Callable[[Part], float]) -> Balance:
@@ -94,14 +99,14 @@ def open_questions(asked: RunConfig) -> tuple[bool, bool]:
 
 
 def by_cost(
-    asked: RunConfig, config: ResolvedConfig, channels: int, classes: int, check: Callable[[], None] = lambda: None
+    asked: RunConfig, config: ResolvedConfig, input_shape: Shape, classes: int, check: Callable[[], None] = lambda: None
 ) -> tuple[ResolvedConfig, Balance | None]:
     """What ``model.balance: cost`` and ``ray.threads: cost`` leave open, decided by times measured here.
 
     Args:
         asked: what was asked.
         config: the run, with equal shares for what is open.
-        channels: of the images.
+        input_shape: of an image, without the batch.
         classes: of the data set.
         check: called between measurements; raises where they are to stop.
 
@@ -114,17 +119,15 @@ def by_cost(
     cuts, shares = open_questions(asked)
     if not cuts and not shares:
         return config, None
-    found = (best_cut if cuts else times_of_cut)(config, channels, classes, check)
+    found = (best_cut if cuts else times_of_cut)(config, input_shape, classes, check)
     if shares:
         config = config.replace(ray={"threads": share_out(available_cores(), found.pass_seconds)})
     return config.replace(model={"cut": found.cut}), found
 
 
-def parts_of(model: ModelConfig, stages: int) -> list[Part]:
-    """The stages of the configured cut."""
-    from asyncdgl.nets.shape import cut
-
-    return [(blocks[0] + 1, blocks[-1] + 1) for blocks in cut(model, stages)]
+def parts_of(config: ResolvedConfig, blocks: int) -> list[Part]:
+    """The stages of the configured cut of so many blocks."""
+    return [(own[0] + 1, own[-1] + 1) for own in cut(blocks, config.stages, config.model.cut)]
 
 
 def best_parts(blocks: int, stages: int, seconds: Callable[[Part], float]) -> list[Part]:
@@ -155,16 +158,18 @@ def share_out(cores: int, pass_seconds: Sequence[float]) -> tuple[int, ...]:
     return tuple(threads)
 
 
-def _pass_seconds(config: ResolvedConfig, part: Part, channels: int, classes: int, check: Callable[[], None]) -> float:
+def _pass_seconds(
+    config: ResolvedConfig, part: Part, inputs: Sequence[Shape], classes: int, check: Callable[[], None]
+) -> float:
     """Seconds of a training pass of a stage that has these blocks: the median of a few."""
     from asyncdgl.learn.stage import Stage
-    from asyncdgl.nets.network import make_stage_net
+    from asyncdgl.nets.base import make_stage_net
 
     if config.device == "cuda" and not visible_gpus():
         raise ConfigError("model.balance cost measures here, and this machine has no NVIDIA GPU: use balance blocks")
     check()
     first, last = part
-    blocks = config.model.blocks
+    blocks = len(inputs) - 1
     ends = tuple(sorted({first - 1, last} - {0, blocks}))
     # Another number of stages: what is said stage by stage would not fit.
     own = config.replace(
@@ -174,26 +179,34 @@ def _pass_seconds(config: ResolvedConfig, part: Part, channels: int, classes: in
         virtual={"step_times": None},
         delays={"profile": "none", "slowdown": None},
     )
-    net = make_stage_net(own, ends.index(last) + 1 if last in ends else len(ends) + 1, channels, classes)
-    stage = Stage(net, config.optim, 1, config.device, config.precision == "bf16")
-    batch = stage_input(config, first, channels, classes)
+    number = ends.index(last) + 1 if last in ends else len(ends) + 1
+    net = make_stage_net(own, number, inputs[0], classes)
+    loss = find("loss", config.model.loss)
+    stage = Stage(net, config.optim, 1, config.device, config.precision == "bf16", loss=loss)
+    batch = stage_input(config, first, inputs, classes)
     times = [_timed(lambda: stage.train(batch)) for _ in range(PASSES + 1)]
     return median(times[1:])  # the first one also sets up memory and kernels
 
 
-def stage_input(config: ResolvedConfig, first: int, channels: int, classes: int) -> ActivationBatch:
-    """A mini-batch of random numbers as the stage that begins with block ``first`` (from 1) reads it."""
+def stage_input(config: ResolvedConfig, first: int, inputs: Sequence[Shape], classes: int) -> Batch:
+    """A mini-batch of random numbers as the stage that begins with block ``first`` (from 1) reads it.
+
+    Args:
+        config: the run.
+        first: the stage's first block.
+        inputs: of each block: of an image, then the blocks' outputs.
+        classes: of the data set.
+    """
     import torch
 
-    from asyncdgl.data.batch import ActivationBatch
-    from asyncdgl.nets.shape import block_shapes
+    from asyncdgl.data.batch import Batch
 
-    shape = block_shapes(config.model, channels, config.data.image_size)[first - 1]
-    pixels = shape.pixels * (2 if shape.pool else 1)
-    x = torch.rand(config.batch_size, shape.in_features, pixels, pixels).contiguous(memory_format=torch.channels_last)
+    x = torch.rand(config.batch_size, *inputs[first - 1])
+    if x.dim() == 4:
+        x = x.contiguous(memory_format=torch.channels_last)
     x = x.to(torch.bfloat16) if config.precision == "bf16" and first > 1 else x
     y = torch.arange(config.batch_size) % classes
-    return ActivationBatch(x.to(config.device), y.to(config.device), 0)
+    return Batch(x.to(config.device), y.to(config.device), 0)
 
 
 def _timed(work: Callable[[], object]) -> float:

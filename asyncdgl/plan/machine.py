@@ -9,7 +9,7 @@ from typing import Literal
 
 from asyncdgl.config.model import RunConfig
 from asyncdgl.errors import ConfigError
-from asyncdgl.nets.shape import block_shapes
+from asyncdgl.nets.shape import conv_shapes
 
 DEVICES = Path("/dev")
 
@@ -74,11 +74,19 @@ def visible_gpus() -> int:
 
 def bf16_gains(config: RunConfig, flags: set[str]) -> bool:
     """Whether a CPU with these feature flags trains this network faster in bfloat16."""
-    if not config.has_tensors:
+    if not config.has_tensors or not FAST_BF16 & flags:
         return False
-    shapes = block_shapes(config.model, 3, config.data.image_size)
-    multiply_adds = sum(9 * s.in_features * s.features * s.pixels**2 for s in shapes) * config.batch_size
-    return bool(FAST_BF16 & flags) and multiply_adds / len(shapes) >= WORTH_BF16
+    model, pixels = config.model, config.data.image_size
+    if model.name == "conv":
+        shapes = conv_shapes((3, pixels, pixels), model.blocks, model.width, model.downsample)
+        counts = [9 * s.in_features * s.features * s.height * s.width for s in shapes]
+    else:
+        from asyncdgl.data.cache import image_shape
+        from asyncdgl.nets.cost import block_multiply_adds
+
+        channels, classes = image_shape(config.data)
+        counts = [count for count in block_multiply_adds(model, (channels, pixels, pixels), classes) if count]
+    return sum(counts) * config.batch_size >= WORTH_BF16 * len(counts) > 0
 
 
 def cpu_flags() -> set[str]:

@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import psutil
 
+from asyncdgl.buffers.size import entries_held, entry_bytes
+from asyncdgl.config.model import RunConfig
 from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.errors import ConfigError
-from asyncdgl.nets.shape import entries_held, entry_bytes
+from asyncdgl.nets.shape import Shape, block_outputs
 from asyncdgl.on_ray.transport.memory import most_places
 
 SHARE_OF_MEMORY = 0.8
 
 
-def buffer_bytes(config: ResolvedConfig) -> list[int]:
-    """The most that each buffer and the link before it will take, encoded."""
-    sizes = entry_bytes(config, config.precision == "bf16")
+def asked_outputs(config: RunConfig) -> list[Shape]:
+    """Shapes of the blocks' outputs, before the data set is decoded."""
+    channels, classes, pixels = 3, 10, config.data.image_size
+    if config.model.name != "conv":  # of conv's outputs neither channels nor classes decide anything
+        from asyncdgl.data.cache import image_shape
+
+        channels, classes = image_shape(config.data)
+    return block_outputs(config.model, (channels, pixels, pixels), classes)
+
+
+def buffer_bytes(config: ResolvedConfig, outputs: Sequence[Shape] | None = None) -> list[int]:
+    """The most that each buffer and the link before it will take, encoded.
+
+    Args:
+        config: the run.
+        outputs: of the network's blocks, where they are known already.
+    """
+    outputs = asked_outputs(config) if outputs is None else outputs
+    sizes = entry_bytes(config, config.precision == "bf16", outputs)
     counts = entries_held(config)
     if config.runtime == "ray":
         counts = [most_places(count, config.buffer.prefetch) for count in counts]
@@ -31,18 +51,23 @@ def usable_bytes(config: ResolvedConfig) -> int:
     return int(psutil.virtual_memory().available * SHARE_OF_MEMORY)
 
 
-def check_memory(config: ResolvedConfig) -> None:
+def check_memory(config: ResolvedConfig, outputs: Sequence[Shape] | None = None) -> None:
     """Refuse buffers that this machine can't hold.
+
+    Args:
+        config: the run.
+        outputs: of the network's blocks, where they are known already.
 
     Raises:
         ConfigError: with the buffer size that would fit.
     """
     if not config.has_tensors:
         return
-    need, usable = sum(buffer_bytes(config)), usable_bytes(config)
+    outputs = asked_outputs(config) if outputs is None else outputs
+    need, usable = sum(buffer_bytes(config, outputs)), usable_bytes(config)
     if need <= usable:
         return
-    one_each = sum(entry_bytes(config, config.precision == "bf16"))
+    one_each = sum(entry_bytes(config, config.precision == "bf16", outputs))
     fits = config.buffer.size - -(-(need - usable) // one_each)
     mend = f"--buffer-size {fits} would fit" if fits > 0 else "not even one mini-batch fits"
     raise ConfigError(

@@ -12,6 +12,8 @@ from asyncdgl.config.sections import PassTimes
 from asyncdgl.nets.shape import cut
 from asyncdgl.plan.balance import by_cost, open_questions
 from asyncdgl.plan.machine import device_here, precision_here, threads_here
+from asyncdgl.plan.memory import asked_outputs
+from asyncdgl.plan.parts import check_parts
 
 
 def on_this_machine(asked: RunConfig) -> RunConfig:
@@ -40,8 +42,9 @@ def planned(asked: RunConfig) -> ResolvedConfig:
         ConfigError: a GPU is asked for, and there is none.
     """
     here = on_this_machine(asked)
-    stages, model = here.stages, here.model
-    ends = tuple(blocks[-1] + 1 for blocks in cut(model, stages)[:-1]) if stages <= model.blocks else ()
+    stages = here.stages
+    blocks = len(asked_outputs(here)) if here.has_tensors else here.model.blocks
+    ends = tuple(own[-1] + 1 for own in cut(blocks, stages, here.model.cut)[:-1]) if stages <= blocks else ()
     tree = here.model_dump()
     tree["data"] |= {"mean": here.data.mean or (), "std": here.data.std or ()}
     tree["model"]["cut"] = ends
@@ -84,13 +87,14 @@ def resolve(
     from asyncdgl.data.dataset import make_dataset
 
     dataset = make_dataset(open_cached(folder), config)
+    check_parts(config, dataset.input_shape, len(dataset.classes))
     config = config.replace(data={"mean": dataset.mean, "std": dataset.std})
     if any(open_questions(asked)):
         say("measuring the stages' cost")
         from asyncdgl.learn.arithmetic import set_up_torch
 
         set_up_torch(config)
-        config, _ = by_cost(asked, config, dataset.channels, len(dataset.classes), check)
+        config, _ = by_cost(asked, config, dataset.input_shape, len(dataset.classes), check)
     if config.runtime == "virtual" and asked.virtual.step_times == "measure":
         from asyncdgl.plan.step_times import measure_step_times
 

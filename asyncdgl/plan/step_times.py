@@ -90,22 +90,24 @@ def _passes(config: ResolvedConfig, dataset: Dataset, number: int) -> Callable[[
     from asyncdgl.buffers.codecs import decode, encode
     from asyncdgl.data.stream import make_stream
     from asyncdgl.learn.stage import make_stages
-    from asyncdgl.nets.shape import cut
+    from asyncdgl.nets.shape import block_outputs, cut
     from asyncdgl.plan.balance import stage_input
 
     [stage] = make_stages(config, dataset, only=number)
     stream = make_stream(config, dataset)
     payload = None
     if number > 1:
-        first = cut(config.model, config.stages)[number - 1][0] + 1
-        batch = stage_input(config, first, dataset.channels, len(dataset.classes))
+        classes = len(dataset.classes)
+        inputs = [dataset.input_shape, *block_outputs(config.model, dataset.input_shape, classes)]
+        first = cut(len(inputs) - 1, config.stages, config.model.cut)[number - 1][0] + 1
+        batch = stage_input(config, first, inputs, classes)
         payload = encode(config.buffer.codec, batch.x, batch.y)
 
     def one_pass(kind: str) -> None:
         if payload is None:
             batch = stream.get(stage.updates)
         else:
-            batch = decode(payload, 0, config.precision == "bf16", config.device)
+            batch = decode(config.buffer.codec, payload, 0, config.precision == "bf16", config.device)
         output = stage.train(batch).output if kind == TRAIN else stage.forward(batch)
         if number < config.stages:
             encode(config.buffer.codec, output, batch.y)

@@ -19,14 +19,13 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from asyncdgl.config.resolved import ResolvedConfig
+from asyncdgl.config.model import RunConfig
 from asyncdgl.config.yaml import load_yaml, parse_config
 from asyncdgl.data.cache import prepare
-from asyncdgl.data.dataset import open_dataset
-from asyncdgl.data.stream import make_stream
+from asyncdgl.engine.build import make_stream, open_dataset
 from asyncdgl.engine.sim import Simulation
-from asyncdgl.nets.network import make_networks
-from asyncdgl.plan.resolve import planned
+from asyncdgl.nets.base import make_networks
+from asyncdgl.plan.machine import on_this_machine
 from asyncdgl.rundir.writer import RunWriter
 
 
@@ -53,7 +52,7 @@ class Observer(RunWriter):
 class Ours:
     """A run of ``sim`` that stops every few batches and goes on."""
 
-    def __init__(self, config: ResolvedConfig, data: Path, folder: Path) -> None:
+    def __init__(self, config: RunConfig, data: Path, folder: Path) -> None:
         self.passes, self.until = config.trained_stages, 0
         self.turns = 0
         self.simulation = Simulation(config, data, Observer(folder), self.check)
@@ -77,8 +76,10 @@ class Ours:
 class Bare:
     """The same networks, optimizer and precision in a plain loop."""
 
-    def __init__(self, config: ResolvedConfig, data: Path) -> None:
-        nets = [nn.ModuleList(net) for net in make_networks(config, 3, 10)]
+    def __init__(self, config: RunConfig, data: Path) -> None:
+        nets = [
+            nn.ModuleList(net) for net in make_networks(config, (3, config.data.image_size, config.data.image_size), 10)
+        ]
         self.nets = [net.to(device=config.device, memory_format=torch.channels_last) for net in nets]
         self.optimizers = [
             torch.optim.SGD(net.parameters(), 0.1, momentum=0.9, weight_decay=5e-4, fused=True) for net in self.nets
@@ -122,7 +123,7 @@ def main() -> None:
             here = {"algorithm": algorithm, "runtime": "sim", "epochs": 100, "evaluation": {"every": 100}}
             unused = {"aux"} if algorithm == "backprop" else set()
             model = {key: value for key, value in tree.get("model", {}).items() if key not in unused}
-            config = planned(parse_config({**tree, **here, "model": model}))
+            config = on_this_machine(parse_config({**tree, **here, "model": model}))
             data = prepare(config.data)
             sides[algorithm] = Ours(config, data, Path(tempfile.mkdtemp())), Bare(config, data)
             for side in sides[algorithm]:

@@ -20,10 +20,10 @@ from torch import multiprocessing, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B
 from torch.nn.functional import cross_entropy
 
-from asyncdgl.config.resolved import ResolvedConfig
+from asyncdgl.config.model import RunConfig
 from asyncdgl.config.yaml import load_yaml, parse_config
-from asyncdgl.nets.network import make_networks
-from asyncdgl.plan.resolve import planned
+from asyncdgl.nets.base import make_networks
+from asyncdgl.plan.machine import on_this_machine
 
 
 class Part(nn.Module):
@@ -46,12 +46,12 @@ def loss(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return cross_entropy(scores.float(), labels)
 
 
-def learn(rank: int, config: ResolvedConfig, port: int, orders: Any, answers: Any) -> None:
+def learn(rank: int, config: RunConfig, port: int, orders: Any, answers: Any) -> None:
     """In its own process: one part of the network, trained with the other."""
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(config.threads)
     dist.init_process_group("gloo", rank=rank, world_size=2)
-    nets = make_networks(config, 3, 10)
+    nets = make_networks(config, (3, config.data.image_size, config.data.image_size), 10)
     bf16 = config.precision == "bf16"
     own = [nn.Sequential(nets[0].module), nn.Sequential(nets[1].module, nets[1].aux)][rank]
     part = Part(own.to(memory_format=torch.channels_last), rank, bf16)
@@ -92,7 +92,7 @@ def main() -> None:
     """Start both processes, then answer."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", type=Path)
-    config = planned(parse_config(load_yaml(parser.parse_args().config)))
+    config = on_this_machine(parse_config(load_yaml(parser.parse_args().config)))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

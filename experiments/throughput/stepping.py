@@ -25,15 +25,17 @@ def step(config: ResolvedConfig, number: int, turns: Any, changed: Any, barrier:
     """In its own process: one stage learns from one batch again and again, no more than the window ahead."""
     from asyncdgl.learn.arithmetic import set_up_torch
     from asyncdgl.learn.stage import Stage
-    from asyncdgl.nets.network import make_stage_net
-    from asyncdgl.nets.shape import cut
+    from asyncdgl.nets.base import make_stage_net
+    from asyncdgl.nets.shape import block_outputs, cut
     from asyncdgl.plan.balance import stage_input
 
     set_up_torch(config)
-    first = cut(config.model, config.stages)[number - 1][0]
+    image = (3, config.data.image_size, config.data.image_size)
+    inputs = [image, *block_outputs(config.model, image, 10)]
+    first = cut(len(inputs) - 1, config.stages, config.model.cut)[number - 1][0]
     bf16 = config.precision == "bf16"
-    stage = Stage(make_stage_net(config, number, 3, 10), config.optim, 10**9, config.device, bf16)
-    batch = stage_input(config, first + 1, 3, 10)
+    stage = Stage(make_stage_net(config, number, image, 10), config.optim, 10**9, config.device, bf16)
+    batch = stage_input(config, first + 1, inputs, 10)
     for _ in range(3):
         stage.train(batch)
     paced = config.pace == "profile" and config.stages > 1

@@ -20,8 +20,8 @@ from torchvision import transforms
 
 from asyncdgl.config.yaml import load_yaml, parse_config
 from asyncdgl.data.cache import open_cached, prepare
-from asyncdgl.nets.network import make_networks
-from asyncdgl.plan.resolve import planned
+from asyncdgl.nets.base import make_networks
+from asyncdgl.plan.machine import on_this_machine
 
 WORKERS = 2
 
@@ -51,14 +51,16 @@ def main() -> None:
     """Algorithm 1 in one process, a batch for each line's seconds."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", type=Path)
-    config = planned(parse_config(load_yaml(parser.parse_args().config)))
+    config = on_this_machine(parse_config(load_yaml(parser.parse_args().config)))
     torch.set_num_threads(config.threads)
     cached = open_cached(prepare(config.data))
     images = Images(cached.train_x, cached.train_y, config.data.mean, config.data.std)
     loader = torch.utils.data.DataLoader(
         images, config.batch_size, shuffle=True, drop_last=True, num_workers=WORKERS, persistent_workers=True
     )
-    nets = [nn.ModuleList(net) for net in make_networks(config, 3, 10)]
+    nets = [
+        nn.ModuleList(net) for net in make_networks(config, (3, config.data.image_size, config.data.image_size), 10)
+    ]
     optimizers = [torch.optim.SGD(net.parameters(), 0.1, momentum=0.9, weight_decay=5e-4) for net in nets]
 
     def endless() -> Any:

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from asyncdgl.data.dataset import open_dataset
 from asyncdgl.data.stream import make_stream
 from asyncdgl.learn.stage import Stage
-from asyncdgl.nets.network import StageNet, make_networks
+from asyncdgl.nets.base import StageNet, make_networks
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -58,14 +58,14 @@ class PlainStage:
     def state(self) -> dict[str, Any]:
         """In the form of ``Stage.state_dict``."""
         momentum = {n: self.optimizer.state[p]["momentum_buffer"] for n, p in self.net.named_parameters()}
-        return {"weights": self.net.state_dict(), "momentum": momentum, "updates": len(self.losses)}
+        return {"weights": self.net.state_dict(), "optimizer": {"momentum": momentum}, "updates": len(self.losses)}
 
 
 def plain_loop(config: Any, folder: Any, divisors: list[int]) -> list[PlainStage]:
     """For each mini-batch, for each network: forward, loss, backward, step; the output goes on detached."""
     torch.set_num_threads(1)
     dataset = open_dataset(config, folder)
-    stages = [PlainStage(net) for net in make_networks(config, dataset.channels, len(dataset.classes))]
+    stages = [PlainStage(net) for net in make_networks(config, dataset.input_shape, len(dataset.classes))]
     stream = make_stream(config, dataset)
     for number in range(PER_EPOCH * config.epochs):
         batch = stream.get(number)

@@ -10,10 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncdgl.config.model import RunConfig
-from asyncdgl.config.sections import ModelConfig
 from asyncdgl.config.yaml import parse_config
 from asyncdgl.errors import ConfigError
-from asyncdgl.nets.network import make_networks
+from asyncdgl.nets.base import make_networks
 from asyncdgl.nets.shape import cut
 from asyncdgl.plan.balance import best_cut, best_parts, by_cost, parts_of, share_out, times_of_cut
 from asyncdgl.plan.resolve import planned
@@ -53,10 +52,10 @@ def test_only_parts_of_some_cut_are_measured() -> None:
     assert asked == {(1, last) for last in range(1, 6)} | {(first, 6) for first in range(2, 7)}
 
 
-def test_a_cut_is_taken_as_it_is() -> None:
-    model = ModelConfig(blocks=6, cut=(1, 5))
-    assert cut(model, 3) == [range(0, 1), range(1, 5), range(5, 6)]
-    assert parts_of(model, 3) == [(1, 1), (2, 5), (6, 6)]
+def test_a_cut_is_taken_as_it_is(small_config) -> None:
+    config = small_config(stages=3, model={"blocks": 6, "cut": (1, 5)})
+    assert cut(6, 3, (1, 5)) == [range(0, 1), range(1, 5), range(5, 6)]
+    assert parts_of(config, 6) == [(1, 1), (2, 5), (6, 6)]
 
 
 @pytest.mark.parametrize("wrong", [(1, 2), (4,), (0,), (), (-1,)])
@@ -69,13 +68,13 @@ def test_a_cut_that_does_not_fit_is_refused(small_config, wrong) -> None:
 def test_measured_here(small_config) -> None:
     """Which cut is the best depends on the machine; what is said of it does not."""
     config = small_config(stages=2, runtime="sim", model={"blocks": 4, "balance": "cost"})
-    chosen = best_cut(config, 1, 10)
+    chosen = best_cut(config, (1, 8, 8), 10)
     assert chosen.cut in {(1,), (2,), (3,)}
     assert len(chosen.pass_seconds) == 2
     assert min(chosen.pass_seconds) > 0
     assert chosen.updates_per_second == 1 / max(chosen.pass_seconds)
     assert chosen.efficiency == sum(chosen.pass_seconds) / 2 / max(chosen.pass_seconds)
-    assert times_of_cut(config.replace(model={"cut": (3,)}), 1, 10).cut == (3,), "a given cut stays"
+    assert times_of_cut(config.replace(model={"cut": (3,)}), (1, 8, 8), 10).cut == (3,), "a given cut stays"
 
 
 @given(
@@ -103,21 +102,21 @@ def test_threads_by_cost(monkeypatch) -> None:
     monkeypatch.setattr("asyncdgl.plan.balance.available_cores", lambda: 5)
     unasked = small(stages=3, model={"blocks": 6})
     asked = unasked.replace(ray={"threads": "cost"})
-    config, measured = by_cost(asked, planned(asked), 1, 10)
+    config, measured = by_cost(asked, planned(asked), (1, 8, 8), 10)
     assert measured is not None
     assert measured.cut == config.model.cut == (2, 4), "nobody asked for another cut"
     assert config.ray.threads == share_out(5, measured.pass_seconds)
     assert [config.threads_of(j) for j in (1, 2, 3)] == list(config.ray.threads)
-    assert by_cost(config, config, 1, 10) == (config, None)
+    assert by_cost(config, config, (1, 8, 8), 10) == (config, None)
     config = planned(unasked)
-    assert by_cost(unasked, config, 1, 10) == (config, None)
+    assert by_cost(unasked, config, (1, 8, 8), 10) == (config, None)
     assert [config.threads_of(j) for j in (1, 2, 3)] == [config.threads] * 3
 
 
 def test_cut_and_threads_by_cost(monkeypatch) -> None:
     monkeypatch.setattr("asyncdgl.plan.balance.available_cores", lambda: 7)
     asked = small(stages=2, model={"blocks": 4, "balance": "cost"}, ray={"threads": "cost"})
-    config, measured = by_cost(asked, planned(asked), 1, 10)
+    config, measured = by_cost(asked, planned(asked), (1, 8, 8), 10)
     assert measured is not None
     assert (config.model.cut, config.ray.threads) == (measured.cut, share_out(7, measured.pass_seconds))
 
@@ -130,7 +129,7 @@ def test_a_stage_is_measured_alone_whatever_is_said_stage_by_stage() -> None:
         ray={"threads": [1, 1, 1, 2]},
         delays={"profile": {"stages": {4: {"slowdown": 2}}, "links": {3: {"loss": 0.5}}}},
     )
-    assert len(times_of_cut(planned(asked), 1, 10).pass_seconds) == 4
+    assert len(times_of_cut(planned(asked), (1, 8, 8), 10).pass_seconds) == 4
 
 
 @pytest.mark.parametrize(
@@ -146,9 +145,9 @@ def test_what_this_machine_cannot_decide_is_refused(monkeypatch, tree, says) -> 
     monkeypatch.setattr("asyncdgl.plan.balance.visible_gpus", lambda: int("model" not in tree))
     asked = parse_config({"stages": 2, **tree})
     with pytest.raises(ConfigError, match=says):
-        by_cost(asked, planned(asked), 1, 10)
+        by_cost(asked, planned(asked), (1, 8, 8), 10)
 
 
 def test_the_stages_are_cut_there(small_config) -> None:
     config = small_config(stages=3, model={"blocks": 5, "cut": (1, 4)})
-    assert [len(net.module) for net in make_networks(config, 1, 10)] == [1, 3, 1]
+    assert [len(net.module) for net in make_networks(config, (1, 8, 8), 10)] == [1, 3, 1]

@@ -723,7 +723,7 @@ def test_a_batch_depends_on_seed_and_number_alone(augment) -> None:
     in_turn = [one.get(number) for number in range(12)]
     for number in (7, 0, 11, 3, 3, 4, 8):
         batch = other.get(number)
-        assert batch.batch == number
+        assert batch.number == number
         assert torch.equal(batch.x, in_turn[number].x)
         assert torch.equal(batch.y, in_turn[number].y)
     assert not torch.equal(stream(dataset, augment, seed=1).get(0).y, in_turn[0].y)
@@ -836,7 +836,7 @@ def test_in_order_covers_everything_once_unaltered(batch_size) -> None:
     images = Images(dataset.train.x, dataset.train.y, np.arange(0, 45, 2))
     batches = list(in_order(dataset, images, batch_size))
     assert torch.cat([batch.y for batch in batches]).tolist() == list(range(0, 45, 2))
-    assert [batch.batch for batch in batches] == list(range(len(batches)))
+    assert [batch.number for batch in batches] == list(range(len(batches)))
     assert all(len(batch.y) == batch_size for batch in batches[:-1])
     x = torch.cat([batch.x for batch in batches]).permute(0, 2, 3, 1).numpy()
     np.testing.assert_allclose(x, dataset.train.x[::2], atol=1e-3)

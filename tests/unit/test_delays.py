@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 from scipy import stats
 
-from asyncdgl.config.yaml import parse_config
+from asyncdgl.config.yaml import dump_config, parse_config, parse_yaml
 from asyncdgl.delays.clock import ProfileClock
 from asyncdgl.delays.laws import Law
 from asyncdgl.delays.profiles import (
@@ -82,6 +82,96 @@ def test_wrong_law(settings, problem):
     with pytest.raises(ValidationError) as error:
         Law(**settings)
     assert problem in str(error.value)
+
+
+# --- Empirical laws ---------------------------------------------------------------------------------------------------
+
+
+def test_an_empirical_law_draws_each_value_equally_often() -> None:
+    law = Law(law="empirical", values=[9, 1, 2, 2])
+    assert law.values == (1, 2, 2, 9)
+    assert law.mean == 3.5
+    assert law.takes_time
+    # A step function: never a number between two of them.
+    assert [law.quantile(u) for u in (1e-9, 0.2499, 0.2501, 0.7499, 0.7501, 1 - 2**-53)] == [1, 1, 2, 2, 9, 9]
+    draws = [law.quantile(Draws(0, "law").uniform(n)) for n in range(MANY)]
+    assert sum(draws) / MANY == pytest.approx(3.5, rel=0.03)
+
+
+@pytest.mark.parametrize("count", [1, 3, 7, 10_000])
+def test_the_largest_share_stays_within_the_values(count) -> None:
+    """(1 - 2**-53) * 3 is 3 in floating point."""
+    assert Law(law="empirical", values=list(range(count))).quantile(1 - 2**-53) == count - 1
+
+
+def test_a_file_of_numbers_becomes_part_of_the_configuration(tmp_path) -> None:
+    file = tmp_path / "latencies.txt"
+    file.write_text("3.5\n\n 1e-1 \n2\n")
+    tree = {
+        "runtime": "sim",
+        "delays": {"profile": {"every_link": {"latency": {"law": "empirical", "file": str(file)}}}},
+    }
+    config = parse_config(tree)
+    file.unlink()
+    text = dump_config(config)
+    assert "latencies" not in text
+    again = parse_config(parse_yaml(text, "config"))
+    assert again == config
+    assert again.profile.link(1).latency.values == (0.1, 2, 3.5)
+    assert again.profile.link(1).has_delay
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "holds no numbers"),
+        (b"\n \n", "holds no numbers"),
+        (b"1\ntwo\n3\n", "line 2: expected a length of at least 0, got 'two'"),
+        (b"1\n-2\n", "line 2: expected a length of at least 0, got '-2'"),
+        (b"1\nnan\n", "line 2"),
+        (b"1e999\n", "line 1"),
+        (b"1 2\n", "line 1"),
+        (b"\xff\xfe1\n", "line 1"),
+        (b"x" * 100_000, "line 1: expected a length of at least 0, got 'xxxx"),
+        (b"1\n" * 10_001, "has more than 10000 numbers or 1000000 bytes"),
+        (b"1\n" + b" " * 1_000_000, "has more than 10000 numbers or 1000000 bytes"),
+    ],
+    ids=range(11),
+)
+def test_a_file_that_is_no_list_of_lengths(content, says, tmp_path) -> None:
+    file = tmp_path / "latencies.txt"
+    file.write_bytes(content)
+    with pytest.raises(ValidationError) as error:
+        Law(law="empirical", file=str(file))
+    assert says in str(error.value)
+    assert len(error.value.errors()[0]["msg"]) < 300
+
+
+@pytest.mark.parametrize("path", ["missing.txt", ".", "/dev/zero"])
+def test_what_is_no_file(path, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValidationError, match=r"No such file|no regular file"):
+        Law(law="empirical", file=path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"law": "empirical"}, "needs values, or a file"),
+        ({"law": "empirical", "values": []}, "at least 1 item"),
+        ({"law": "empirical", "values": [1.0] * 10_001}, "at most 10000 items"),
+        ({"law": "empirical", "values": [1, -1]}, "greater than or equal to 0"),
+        ({"law": "empirical", "values": [1, 3], "mean": 5}, "the mean of these values is 2, not 5"),
+        ({"law": "empirical", "values": [1], "file": "x"}, "exclude each other"),
+        ({"law": "uniform", "values": [1]}, "only to the law empirical"),
+        ({"law": "constant", "file": "x"}, "only to the law empirical"),
+        ({"law": "empiric", "values": [1]}, "did you mean empirical?"),
+    ],
+)
+def test_wrong_empirical_laws(settings, says) -> None:
+    with pytest.raises(ValidationError) as error:
+        Law(**settings)
+    assert says in str(error.value)
 
 
 # --- Profiles ---------------------------------------------------------------------------------------------------------

@@ -123,3 +123,22 @@ def test_weights_of_every_stage_are_needed(trained) -> None:
     config, dataset, stages = trained
     with pytest.raises(ValueError, match="shorter"):
         make_evaluator(config, dataset).evaluate([stage.published() for stage in stages[:2]])
+
+
+@pytest.mark.usefixtures("own_parts")
+@pytest.mark.parametrize("name", ["resnet", "mlp", "transformer"])
+def test_networks_of_ones_own_against_a_plain_reference(small_config, digits_folder, name) -> None:
+    config = small_config(model={"name": f"own_parts:{name}"})
+    dataset = open_dataset(config, digits_folder)
+    stages, stream = make_stages(config, dataset), make_stream(config, dataset)
+    for number in range(44):
+        batch = stream.get(number)
+        for stage in stages:
+            batch = type(batch)(stage.train(batch).output, batch.y, number)
+    result = make_evaluator(config, dataset).evaluate([stage.published() for stage in stages])["test"]
+    (everything,) = in_order(dataset, dataset.test, len(dataset.test))
+    x = everything.x
+    for stage, accuracy in zip(stages, result["accuracy"], strict=True):
+        x, scores = stage.scores(x)
+        assert accuracy == pytest.approx((scores.argmax(1) == everything.y).float().mean().item())
+    assert max(result["accuracy"]) > 0.2

@@ -14,7 +14,7 @@ from asyncdgl.data.dataset import open_dataset
 from asyncdgl.data.stream import make_stream
 from asyncdgl.engine.sim import Simulation
 from asyncdgl.learn.stage import Stage
-from asyncdgl.nets.network import StageNet, make_networks
+from asyncdgl.nets.base import StageNet, make_networks
 from asyncdgl.rundir.trace import by_stage
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -51,7 +51,7 @@ class Plain:
         self.dataset = open_dataset(config, folder)
         self.nets = [
             nn.ModuleDict({"module": net.module, "aux": net.aux}).to(memory_format=torch.channels_last)
-            for net in make_networks(config, self.dataset.channels, len(self.dataset.classes))
+            for net in make_networks(config, self.dataset.input_shape, len(self.dataset.classes))
         ]
         stream = make_stream(config, self.dataset)
         self.losses: list[list[float]] = []
@@ -105,7 +105,7 @@ class Plain:
         stage = Stage(StageNet(net["module"], net["aux"]), config.optim, PER_EPOCH)
         momentum = {n: optimizer.state[p]["momentum_buffer"] for n, p in net.named_parameters()}
         weights = {name: value.clone() for name, value in net.state_dict().items()}
-        stage.load_state_dict({"weights": weights, "momentum": momentum, "updates": QUOTA})
+        stage.load_state_dict({"weights": weights, "optimizer": {"momentum": momentum}, "updates": QUOTA})
         return stage.state_sha256()
 
 
@@ -141,7 +141,7 @@ def test_the_reference_depends_on_what_it_is_to_show(small_config, digits_folder
 
     class Untrained(Plain):
         def frozen(self, stages: int, x: torch.Tensor) -> torch.Tensor:
-            first = make_networks(small_config(**tree()), 1, 10)
+            first = make_networks(small_config(**tree()), (1, 8, 8), 10)
             with torch.no_grad():
                 for net in first[:stages]:
                     x = net.module.eval()(x)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from asyncdgl.config.sections import OptimConfig
-from asyncdgl.data.batch import ActivationBatch
-from asyncdgl.learn.stage import Stage, learning_rate
-from asyncdgl.nets.network import StageNet, make_stage_net
+from asyncdgl.config.model import OptimConfig
+from asyncdgl.data.batch import Batch
+from asyncdgl.learn.schedules import step
+from asyncdgl.learn.stage import Stage
+from asyncdgl.nets.base import StageNet, make_stage_net
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -23,7 +25,7 @@ def net(small_config) -> Callable[..., StageNet]:
     """``net(seed)``: stage 2 of the small network, which begins with a pool: [B, 4, 8, 8] to [B, 8, 4, 4]."""
 
     def make(seed: int = 0) -> StageNet:
-        return make_stage_net(small_config(seed=seed), 2, 1, 10)
+        return make_stage_net(small_config(seed=seed), 2, (1, 8, 8), 10)
 
     return make
 
@@ -38,10 +40,19 @@ def stage(net) -> Callable[..., Stage]:
     return make
 
 
-def batch(number: int) -> ActivationBatch:
+def momentum(state: dict[str, Any]) -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = state["optimizer"]["momentum"]
+    return found
+
+
+def with_momentum(state: dict[str, Any], values: dict[str, torch.Tensor]) -> dict[str, Any]:
+    return {**state, "optimizer": {"momentum": values}}
+
+
+def batch(number: int) -> Batch:
     random = torch.Generator().manual_seed(number)
     x = torch.randn(16, 4, 8, 8, generator=random).contiguous(memory_format=torch.channels_last)
-    return ActivationBatch(x, torch.randint(10, (16,), generator=random), number)
+    return Batch(x, torch.randint(10, (16,), generator=random), number)
 
 
 # --- Passes -----------------------------------------------------------------------------------------------------------
@@ -56,7 +67,7 @@ def test_the_fused_optimizer_step_is_the_textbooks_whatever_lies_where(net, stag
     for number in range(2):
         # Momentum as another process would have stored it: contiguous.
         state = learner.state_dict()
-        state["momentum"] = {name: value.contiguous() for name, value in state["momentum"].items()}
+        state = with_momentum(state, {name: value.contiguous() for name, value in momentum(state).items()})
         learner.load_state_dict(state)
         learner.train(batch(number))
         optimizer.zero_grad()
@@ -173,7 +184,7 @@ def test_bf16_computes_in_bfloat16_and_keeps_float32_weights(stage) -> None:
 )
 def test_learning_rate_by_completed_epochs(optim, expected) -> None:
     config = OptimConfig(**optim)
-    assert {epoch: learning_rate(config, epoch) for epoch in expected} == pytest.approx(expected, rel=1e-12)
+    assert {epoch: step(config, epoch, 300) for epoch in expected} == pytest.approx(expected, rel=1e-12)
 
 
 def test_the_learning_rate_follows_the_stages_own_updates(stage) -> None:
@@ -220,14 +231,14 @@ def test_a_state_is_a_copy(stage) -> None:
     state, published = learner.state_dict(), learner.published()
     kept = copy.deepcopy((state, published))
     learner.train(batch(1))
-    for part in ("weights", "momentum"):
-        assert all(torch.equal(state[part][name], kept[0][part][name]) for name in state[part])
+    for now, then in ((state["weights"], kept[0]["weights"]), (momentum(state), momentum(kept[0]))):
+        assert all(torch.equal(now[name], then[name]) for name in then)
     assert all(torch.equal(published[name], kept[1][name]) for name in published)
     # And the other way round: the stage owns what it has loaded.
     other = stage()
     other.load_state_dict(state)
     before = other.state_sha256()
-    for value in (*state["weights"].values(), *state["momentum"].values()):
+    for value in (*state["weights"].values(), *momentum(state).values()):
         value.zero_()
     assert other.state_sha256() == before
 
@@ -239,7 +250,7 @@ def test_published_weights_are_all_that_evaluation_needs(stage) -> None:
     evaluator.load_published(learner.published())
     assert torch.equal(evaluator.scores(batch(7).x)[1], learner.scores(batch(7).x)[1])
     assert evaluator.updates == 0
-    assert evaluator.state_dict()["momentum"] == {}
+    assert momentum(evaluator.state_dict()) == {}
     assert all(value.device.type == "cpu" for value in learner.published().values())
 
 
@@ -254,9 +265,7 @@ def test_the_hash_is_the_same_on_any_memory_layout(net) -> None:
         one.train(batch(number))
     state = one.state_dict()
     nn.ModuleList(parts[1]).to(memory_format=torch.contiguous_format)
-    other.load_state_dict(
-        {**state, "momentum": {name: value.contiguous() for name, value in state["momentum"].items()}}
-    )
+    other.load_state_dict(with_momentum(state, {name: value.contiguous() for name, value in momentum(state).items()}))
     # A 3x3 kernel with several channels tells the layouts apart.
     kernels = [next(p for p in part.module.parameters() if p.dim() == 4) for part in parts]
     assert kernels[0].stride() != kernels[1].stride()
@@ -269,12 +278,12 @@ def test_the_hash_depends_on_every_part(stage) -> None:
     state = learner.state_dict()
     hashes = {learner.state_sha256()}
     variants = 0
-    for part in ("weights", "momentum"):
-        for name, value in state[part].items():
+    for part in (lambda of: of["weights"], momentum):
+        for name, value in part(state).items():
             changed = copy.deepcopy(state)
-            flat = changed[part][name].reshape(-1)
+            flat = part(changed)[name].reshape(-1)
             flat[-1] += 1
-            changed[part][name] = flat.reshape(value.shape)
+            part(changed)[name] = flat.reshape(value.shape)
             other = stage()
             other.load_state_dict(changed)
             hashes.add(other.state_sha256())
@@ -283,7 +292,7 @@ def test_the_hash_depends_on_every_part(stage) -> None:
     counted.load_state_dict({**state, "updates": 2})
     hashes.add(counted.state_sha256())
     without_momentum = stage()
-    without_momentum.load_state_dict({**state, "momentum": {}})
+    without_momentum.load_state_dict(with_momentum(state, {}))
     hashes.add(without_momentum.state_sha256())
     assert variants > 20
     assert len(hashes) == 1 + variants + 2
