@@ -19,7 +19,8 @@ from torch.nn.functional import cross_entropy
 from torchvision import transforms
 
 from asyncdgl.config.yaml import load_yaml, parse_config
-from asyncdgl.data.cache import open_cached, prepare
+from asyncdgl.data.cache import prepare
+from asyncdgl.data.store import open_cached
 from asyncdgl.nets.network import make_networks
 from asyncdgl.plan.resolve import planned
 

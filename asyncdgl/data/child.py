@@ -1,0 +1,146 @@
+"""Decoding in a process of its own: it can be interrupted at once, and it dies with its parent.
+
+The parent writes the task to a file; the child answers with lines of JSON, and ends when its standard input does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from asyncdgl.data.base import File, Request, Source
+from asyncdgl.data.sources import find_source
+from asyncdgl.errors import AsyncDGLError, DataError
+
+TASK = "task.json"
+# The child's modules are found where the parent's are: also one of the user's, and asyncdgl itself.
+_START = (
+    "import json, pathlib, sys; task = json.loads(pathlib.Path(sys.argv[1]).read_bytes()); "
+    "sys.path[:] = task['path']; from asyncdgl.data.child import main; main(task)"
+)
+
+
+def run_in_child(dataset: str, request: Request, target: Path, download: bool = False) -> None:
+    """Decode a data set into the folder ``target``, or download its files there.
+
+    Raises:
+        DataError: what the child says that is wrong, or how it ended.
+    """
+    task = {
+        "path": [os.path.abspath(place) for place in sys.path],
+        "dataset": dataset,
+        "image_size": request.image_size,
+        "folder": str(request.folder),
+        "files": request.files,
+        "target": str(target),
+        "download": download,
+    }
+    problem = None
+    with tempfile.TemporaryDirectory(prefix="asyncdgl-") as own, tempfile.TemporaryFile("w+", errors="replace") as log:
+        file = Path(own) / TASK
+        file.write_text(json.dumps(task))
+        command = [sys.executable, "-c", _START, str(file)]
+        # A folder without Python files as working directory: it comes first in the module path while Python starts.
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, cwd=own
+        ) as child:
+            try:
+                for line in child.stdout or ():
+                    message = _parse(line)
+                    if "done" in message:
+                        request.on_progress(message["done"], message["total"])
+                    problem = message.get("problem", problem)
+                code = child.wait()
+            except BaseException:
+                child.kill()
+                raise
+        if problem is None and code != 0:
+            log.seek(0)
+            problem = f"decoding {dataset} failed: {_how_it_ended(code, log.read())}"
+    if problem is not None:
+        raise DataError(problem)
+
+
+def _parse(line: str) -> dict[str, Any]:
+    try:
+        message = json.loads(line)
+    except ValueError:  # something that was printed while Python started
+        return {}
+    return message if isinstance(message, dict) else {}
+
+
+def _how_it_ended(code: int, log: str) -> str:
+    if code < 0:
+        hint = ", which the system sends where memory runs out" if code == -signal.SIGKILL else ""
+        return f"its process was ended by {signal.Signals(-code).name}{hint}"
+    lines = log.strip().splitlines()
+    return f"its process ended with code {code}" + (f": {lines[-1]}" if lines else "")
+
+
+def main(task: dict[str, Any]) -> None:
+    """What the child does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal, meant for the parent, which ends this process
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print is no answer
+
+    def say(**message: Any) -> None:
+        answers.write(json.dumps(message) + "\n")
+        answers.flush()
+
+    try:
+        _work(task, lambda done, total: say(done=done, total=total))
+    except AsyncDGLError as error:
+        say(problem=str(error))
+    except BaseException as error:
+        say(problem=f"decoding {task['dataset']} failed: {_own_line(error)}")
+    else:
+        os._exit(0)
+    os._exit(1)
+
+
+def _work(task: dict[str, Any], on_progress: Callable[[int, int], None]) -> None:
+    from asyncdgl.data.store import save
+
+    source, target, notices = find_source(task["dataset"]), Path(task["target"]), list[str]()
+    files = tuple(File(*file) for file in task["files"])
+    request = Request(task["image_size"], Path(task["folder"]), files, on_progress, notices.append)
+    if task["download"]:
+        _download(source, request, target)
+    else:
+        save(source.decode(request), target, notices)
+
+
+def _download(source: Source, request: Request, target: Path) -> None:
+    try:
+        if source.download is not None:
+            source.download(target)
+    except Exception as error:  # torchvision raises whatever its mirrors do
+        reason = " ".join(str(error).split()) or type(error).__name__
+        try:
+            source.decode(request)
+        except DataError as missing:
+            raise DataError(f"{missing} (it can't be downloaded from here: {reason})") from None
+
+
+def _own_line(error: BaseException) -> str:
+    """The error as Python's last line would say it, and where it was raised."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    line = traceback.format_exception_only(error)[-1].strip()
+    return f"{line} ({os.path.basename(last.filename)}, line {last.lineno})"
+
+
+def _die_with_parent() -> None:
+    """The parent holds the other end of standard input: when it ends, however it does, so does this process."""
+    while os.read(0, 4096):
+        pass
+    os._exit(1)

@@ -1,0 +1,61 @@
+"""A folder to work in, which is gone afterwards: also after a kill, as soon as the next one is made."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+PREFIX = ".decoding-"
+
+
+@contextlib.contextmanager
+def scratch(parent: Path) -> Iterator[Path]:
+    """A new folder in ``parent``, removed at the end.
+
+    Its maker holds a lock on it, which the system takes back however the process ends: a folder whose lock is free
+    belongs to nobody.
+
+    Raises:
+        OSError: ``parent`` can't be written.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    for left in parent.glob(PREFIX + "*"):
+        lock = _lock(left)
+        if lock is not None:
+            shutil.rmtree(left, ignore_errors=True)
+            os.close(lock)
+    folder, lock = _make(parent)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def _make(parent: Path) -> tuple[Path, int | None]:
+    while True:
+        folder = parent / (PREFIX + secrets.token_hex(6))
+        folder.mkdir()  # as the umask says: it may become a folder that a group shares
+        lock = _lock(folder)
+        if folder.is_dir():  # and nobody took it for a leftover before it was locked
+            return folder, lock
+
+
+def _lock(folder: Path) -> int | None:
+    """Lock a folder, unless somebody does, or its file system has no locks."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
