@@ -100,12 +100,13 @@ def _ask(
         return source, Request(config.image_size, on_progress=on_progress, on_notice=on_notice)
     if source.needs_folder is not None and config.data_dir is None:
         raise ConfigError(f"data.dataset {config.dataset} needs --data-dir DIR with {source.needs_folder}")
+    if config.data_dir and "\0" in config.data_dir:
+        raise DataError(f"data.data_dir can't be the name of a folder: {shown(config.data_dir)}")
     folder = _absolute(config.data_dir) if config.data_dir else cache_root() / "downloads"
     try:
         files = source.files(folder)
-    except (OSError, ValueError) as error:  # a null byte in a name is a ValueError
-        place, reason = getattr(error, "filename", None) or folder, getattr(error, "strerror", None) or error
-        raise DataError(f"{shown(place)} can't be read: {reason}") from None
+    except OSError as error:
+        raise DataError(f"{shown(error.filename or folder)} can't be read: {error.strerror or error}") from None
     return source, Request(config.image_size, folder, files, on_progress, on_notice)
 
 
@@ -150,12 +151,11 @@ def _is_there(folder: Path, on_notice: Notice) -> bool:
 
 
 def _decode(dataset: str, source: Source, request: Request, folder: Path | None) -> Path:
-    from asyncdgl.data.child import run_in_child
-    from asyncdgl.data.store import save
+    from asyncdgl.data.child import decode_here, run_in_child
 
     def decode(target: Path) -> None:
         if source.in_process:
-            save(source.decode(request), target)
+            decode_here(dataset, request, target)
         else:
             run_in_child(dataset, request, target)
 
@@ -195,8 +195,10 @@ def _download(dataset: str, request: Request) -> None:
     folder, existed = request.folder, request.folder.exists()
     try:
         with scratch(folder) as space:
-            run_in_child(dataset, request, space, download=True)
-            for part in space.iterdir():
+            new = space / "new"
+            new.mkdir()
+            run_in_child(dataset, request, new, download=True)
+            for part in new.iterdir():
                 part.rename(folder / part.name)
     except OSError as error:
         raise DataError(f"{shown(folder)}: files can't be downloaded there ({error.strerror})") from None

@@ -10,27 +10,28 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import traceback
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from asyncdgl.data.base import File, Request, Source
+from asyncdgl.data.base import File, Request
 from asyncdgl.data.sources import find_source
 from asyncdgl.errors import AsyncDGLError, DataError
 
 TASK = "task.json"
 # The child's modules are found where the parent's are: also one of the user's, and asyncdgl itself.
 _START = (
-    "import json, pathlib, sys; task = json.loads(pathlib.Path(sys.argv[1]).read_bytes()); "
+    f"import json, pathlib, sys; task = json.loads(pathlib.Path({TASK!r}).read_bytes()); "
     "sys.path[:] = task['path']; from asyncdgl.data.child import main; main(task)"
 )
 
 
 def run_in_child(dataset: str, request: Request, target: Path, download: bool = False) -> None:
     """Decode a data set into the folder ``target``, or download its files there.
+
+    What the child needs and says besides lies beside that folder.
 
     Raises:
         DataError: what the child says that is wrong, or how it ended.
@@ -45,13 +46,13 @@ def run_in_child(dataset: str, request: Request, target: Path, download: bool = 
         "download": download,
     }
     problem = None
-    with tempfile.TemporaryDirectory(prefix="asyncdgl-") as own, tempfile.TemporaryFile("w+", errors="replace") as log:
-        file = Path(own) / TASK
-        file.write_text(json.dumps(task))
-        command = [sys.executable, "-c", _START, str(file)]
+    place = target.parent
+    (place / TASK).write_text(json.dumps(task))
+    command = [sys.executable, "-c", _START]
+    with (place / "log").open("w+", errors="replace") as log:
         # A folder without Python files as working directory: it comes first in the module path while Python starts.
         with subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, cwd=own
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, cwd=place
         ) as child:
             try:
                 for line in child.stdout or ():
@@ -97,30 +98,46 @@ def main(task: dict[str, Any]) -> None:
         answers.write(json.dumps(message) + "\n")
         answers.flush()
 
+    def on_progress(done: int, total: int) -> None:
+        say(done=done, total=total)
+
+    dataset, target = task["dataset"], Path(task["target"])
+    files = tuple(File(*file) for file in task["files"])
+    request = Request(task["image_size"], Path(task["folder"]), files, on_progress)
     try:
-        _work(task, lambda done, total: say(done=done, total=total))
+        if task["download"]:
+            _download(dataset, request, target)
+        else:
+            decode_here(dataset, request, target)
     except AsyncDGLError as error:
         say(problem=str(error))
-    except BaseException as error:
-        say(problem=f"decoding {task['dataset']} failed: {_own_line(error)}")
+    except BaseException as error:  # also an exit: this process must not end as if all were well
+        say(problem=f"decoding {dataset} failed: {own_line(error)}")
     else:
         os._exit(0)
     os._exit(1)
 
 
-def _work(task: dict[str, Any], on_progress: Callable[[int, int], None]) -> None:
+def decode_here(dataset: str, request: Request, target: Path) -> None:
+    """Decode a data set into a folder, in this process.
+
+    Raises:
+        DataError: also of whatever a source raises; the message says what and where.
+    """
     from asyncdgl.data.store import save
 
-    source, target, notices = find_source(task["dataset"]), Path(task["target"]), list[str]()
-    files = tuple(File(*file) for file in task["files"])
-    request = Request(task["image_size"], Path(task["folder"]), files, on_progress, notices.append)
-    if task["download"]:
-        _download(source, request, target)
-    else:
-        save(source.decode(request), target, notices)
+    notices: list[str] = []
+    try:
+        decoded = find_source(dataset).decode(replace(request, on_notice=notices.append))
+        save(decoded, target, notices)
+    except AsyncDGLError:
+        raise
+    except Exception as error:
+        raise DataError(f"decoding {dataset} failed: {own_line(error)}") from error
 
 
-def _download(source: Source, request: Request, target: Path) -> None:
+def _download(dataset: str, request: Request, target: Path) -> None:
+    source = find_source(dataset)
     try:
         if source.download is not None:
             source.download(target)
@@ -130,9 +147,10 @@ def _download(source: Source, request: Request, target: Path) -> None:
             source.decode(request)
         except DataError as missing:
             raise DataError(f"{missing} (it can't be downloaded from here: {reason})") from None
+        raise
 
 
-def _own_line(error: BaseException) -> str:
+def own_line(error: BaseException) -> str:
     """The error as Python's last line would say it, and where it was raised."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     line = traceback.format_exception_only(error)[-1].strip()

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SPLITS = ("train", "test")
+DARK = 64
+"""What is darker than this, of 255, was hardly meant so."""
+
 Problem = tuple[Path, str]
 """A file and why it can't be read."""
 
@@ -34,7 +37,8 @@ def files(folder: Path) -> tuple[File, ...]:
     unreadable: list[Problem] = []
     for split in SPLITS:
         for name in _classes(folder, split):
-            inside = list(_walk(folder, f"{split}/{name}", (), unreadable))
+            above = tuple(_place((folder / place).stat()) for place in ("", split, f"{split}/{name}"))
+            inside = list(_walk(folder, f"{split}/{name}", above, unreadable))
             if not inside and not unreadable:
                 raise DataError(f"{shown(folder / split / name)} is empty: every class needs images")
             found += sorted(inside, key=lambda file: os.path.split(file.path))
@@ -74,6 +78,10 @@ def _visible(folder: Path) -> list[os.DirEntry[str]]:
         return [entry for entry in entries if not entry.name.startswith(".") and entry.name != NOBODYS]
 
 
+def _place(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
 def _walk(folder: Path, below: str, above: tuple[tuple[int, int], ...], unreadable: list[Problem]) -> Iterator[File]:
     """Files below a folder, links followed; ``above`` is where the walk came through, so that a circle ends."""
     for entry in _visible(folder / below):
@@ -84,7 +92,7 @@ def _walk(folder: Path, below: str, above: tuple[tuple[int, int], ...], unreadab
             what = "a link that leads nowhere" if entry.is_symlink() else error.strerror
             unreadable.append((folder / path, what or str(error)))
             continue
-        place = (status.st_dev, status.st_ino)
+        place = _place(status)
         if stat.S_ISDIR(status.st_mode):
             if place not in above:
                 yield from _walk(folder, path, (*above, place), unreadable)
@@ -125,6 +133,11 @@ def decode(request: Request) -> Decoded:
             raise DataError(f"{listed(empty)}: no images there ({told}), and every class needs some")
     if skipped:
         request.on_notice(told)
+    if count and (brightest := x[:count].max()) < DARK:
+        request.on_notice(
+            f"the brightest pixel of all images is {brightest} of 255: images of 12 bits, saved as 16, lose their fine "
+            "steps; scale them before"
+        )
     train_y, test_y = (np.asarray(labels[split], np.int64) for split in SPLITS)
     classes = [os.fsencode(name).decode("utf-8", "backslashreplace") for name in names]
     return Decoded(x[: len(train_y)], train_y, x[len(train_y) : count], test_y, classes)

@@ -25,10 +25,11 @@ def scratch(parent: Path) -> Iterator[Path]:
     """
     parent.mkdir(parents=True, exist_ok=True)
     for left in parent.glob(PREFIX + "*"):
-        lock = _lock(left)
-        if lock is not None:
-            shutil.rmtree(left, ignore_errors=True)
-            os.close(lock)
+        with contextlib.suppress(OSError):  # its maker lives, or removed it just now, or it is another user's
+            lock = _lock(left)
+            if lock is not None:
+                shutil.rmtree(left, ignore_errors=True)
+                os.close(lock)
     folder, lock = _make(parent)
     try:
         yield folder
@@ -41,21 +42,29 @@ def scratch(parent: Path) -> Iterator[Path]:
 def _make(parent: Path) -> tuple[Path, int | None]:
     while True:
         folder = parent / (PREFIX + secrets.token_hex(6))
-        folder.mkdir()  # as the umask says: it may become a folder that a group shares
-        lock = _lock(folder)
-        if folder.is_dir():  # and nobody took it for a leftover before it was locked
+        folder.mkdir()  # as the umask says: what is made in it may be for a group
+        try:
+            lock = _lock(folder)
+        except (BlockingIOError, FileNotFoundError):  # taken for a leftover before it was locked
+            continue
+        if folder.is_dir():
             return folder, lock
+        if lock is not None:
+            os.close(lock)
 
 
 def _lock(folder: Path) -> int | None:
-    """Lock a folder, unless somebody does, or its file system has no locks."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return None
+    """Lock a folder; None where its file system has no locks.
+
+    Raises:
+        BlockingIOError: somebody else holds its lock.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except OSError as error:
         os.close(descriptor)
+        if isinstance(error, BlockingIOError):
+            raise
         return None
     return descriptor
