@@ -23,8 +23,8 @@ from asyncdgl.errors import AsyncDGLError, DataError
 TASK = "task.json"
 # The child's modules are found where the parent's are: also one of the user's, and asyncdgl itself.
 _START = (
-    f"import json, pathlib, sys; task = json.loads(pathlib.Path({TASK!r}).read_bytes()); "
-    "sys.path[:] = task['path']; from asyncdgl.data.child import main; main(task)"
+    f"import json, os, pathlib, sys; task = json.loads(pathlib.Path({TASK!r}).read_bytes()); "
+    "sys.path[:] = task['path']; os.chdir(task['here'] or '.'); from asyncdgl.data.child import main; main(task)"
 )
 
 
@@ -36,8 +36,13 @@ def run_in_child(dataset: str, request: Request, target: Path, download: bool = 
     Raises:
         DataError: what the child says that is wrong, or how it ended.
     """
+    try:
+        here = os.getcwd()
+    except OSError:  # it was deleted: nothing can be found there
+        here = ""
     task = {
-        "path": [os.path.abspath(place) for place in sys.path],
+        "here": here,
+        "path": [os.path.join(here, place) for place in sys.path],
         "dataset": dataset,
         "image_size": request.image_size,
         "folder": str(request.folder),

@@ -72,8 +72,8 @@ class Dataset:
             return normal
         scale = (1 / (255 * np.asarray(self.std))).astype(np.float32)
         shift = (-np.asarray(self.mean) / np.asarray(self.std)).astype(np.float32)
-        width, channels = x.shape[2:]
-        rows = normal.reshape(-1, width * channels)  # whole rows at a time: numpy is slow along three channels
+        width = x.shape[2]
+        rows = normal.reshape(-1, width * self.channels)  # whole rows at a time: numpy is slow along three channels
         rows *= np.tile(scale, width)
         rows += np.tile(shift, width)
         return normal

@@ -81,8 +81,9 @@ def _read_idx(path: Path, magic: int, shape: tuple[int, ...]) -> NDArray[Any]:
         with path.open("rb") as plain:
             zipped = plain.read(2) == b"\x1f\x8b"  # by content: browsers unpack a file and leave its name
         with gzip.open(path) if zipped else path.open("rb") as file:
-            numbers = [int(number) for number in np.frombuffer(file.read(header), ">u4")]
-            if len(numbers) < 2 + len(shape) or numbers[0] != magic:
+            head = file.read(header)
+            numbers = [int.from_bytes(head[start : start + 4], "big") for start in range(0, len(head), 4)]
+            if len(head) < header or numbers[0] != magic:
                 begins = f"it begins with {numbers[0]}" if numbers else "it has no header"
                 what = "images" if shape else "labels"
                 raise DataError(f"{shown(path)} is corrupt or no file of {what}: {begins}, not with {magic}")
