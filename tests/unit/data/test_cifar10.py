@@ -14,7 +14,6 @@ from asyncdgl.config.sections import DataConfig
 from asyncdgl.data import cifar10
 from asyncdgl.data.base import Request
 from asyncdgl.data.cache import prepare
-from asyncdgl.data.store import open_cached
 from asyncdgl.errors import DataError
 
 pytestmark = pytest.mark.usefixtures("no_network")
@@ -28,7 +27,7 @@ def config_of(folder: Path) -> DataConfig:
 
 def write(folder: Path, place: str = "cifar-10-batches-py", key: Any = str, protocol: int = 2) -> np.ndarray:
     """Files of CIFAR-10's form with one image a batch."""
-    (folder / place).mkdir(parents=True)
+    (folder / place).mkdir(parents=True, exist_ok=True)
     x = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8)
     for label, name in enumerate(NAMES):
         content = {key("data"): x[label].transpose(2, 0, 1).reshape(1, -1), key("labels"): [label]}
@@ -41,10 +40,9 @@ def write(folder: Path, place: str = "cifar-10-batches-py", key: Any = str, prot
 @pytest.mark.parametrize("place", ["cifar-10-batches-py", ""])
 @pytest.mark.parametrize("key", [str, str.encode], ids=["text", "bytes"])
 @pytest.mark.parametrize("protocol", [2, 4])
-def test_files_with_fewer_images_are_read_and_told(tmp_path, empty_cache, place, key, protocol) -> None:
-    x, told = write(tmp_path / "c", place, key, protocol), []
-    config = config_of(tmp_path / "c")
-    cached = open_cached(prepare(config, on_notice=told.append))
+def test_files_with_fewer_images_are_read_and_told(tmp_path, place, key, protocol) -> None:
+    x, told = write(tmp_path, place, key, protocol), []
+    cached = cifar10.decode(Request(32, tmp_path, cifar10.files(tmp_path), on_notice=told.append))
     np.testing.assert_array_equal(cached.train_x, x[:5])
     np.testing.assert_array_equal(cached.test_x, x[5:])
     assert cached.train_y.tolist() == [0, 1, 2, 3, 4]
@@ -52,6 +50,15 @@ def test_files_with_fewer_images_are_read_and_told(tmp_path, empty_cache, place,
     assert cached.classes[9] == "class9"
     assert len(told) == 1
     assert "holds 5 training and 1 test images, where CIFAR-10 has 50000 and 10000" in told[0]
+
+
+def test_what_was_cut_down_is_told_in_every_run(tmp_path, empty_cache) -> None:
+    write(tmp_path)
+    told: list[str] = []
+    folders = {prepare(config_of(tmp_path), on_notice=told.append) for _ in range(2)}
+    assert len(folders) == 1
+    assert len(told) == 2
+    assert len(set(told)) == 1
 
 
 def test_pickles_of_python_2_are_read(tmp_path) -> None:
@@ -110,15 +117,14 @@ def run_code(path: Path) -> bytes:
         pytest.param(lambda whole, tmp: run_code(tmp / "made"), "posix.mkdir, which no data file needs", id="code"),
     ],
 )
-def test_wrong_files_are_named(tmp_path, empty_cache, content, says) -> None:
+def test_wrong_files_are_named(tmp_path, content, says) -> None:
     write(tmp_path / "c")
     path = tmp_path / "c" / "cifar-10-batches-py" / "data_batch_3"
     path.write_bytes(content(path.read_bytes(), tmp_path))
     with pytest.raises(DataError) as error:
-        prepare(config_of(tmp_path / "c"))
+        cifar10.decode(Request(32, tmp_path / "c", cifar10.files(tmp_path / "c")))
     assert str(error.value).startswith(str(path))
     assert says in str(error.value)
-    assert list(empty_cache.iterdir()) == []
     assert not (tmp_path / "made").exists()
 
 

@@ -237,7 +237,9 @@ def test_what_is_no_source(own_module, source_config, empty_cache, text, name, s
 )
 def test_arrays_that_cannot_be_learned_from(own_module, source_config, empty_cache, arrays, says) -> None:
     text = VECTORS.replace("x[:90], y[:90], x[90:], y[90:]", arrays)
-    own_module("import warnings; warnings.simplefilter('ignore')\n" + text)
+    own_module(
+        "import warnings; warnings.simplefilter('ignore')\n" + text.replace("(decode, ", "(decode, in_process=True, ")
+    )
     with pytest.raises(DataError, match=says):
         prepare(source_config("mine:source"))
     assert list(empty_cache.iterdir()) == []
