@@ -5,6 +5,7 @@ The parent writes the task to a file; the child answers with lines of JSON, and 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -35,6 +36,7 @@ def run_in_child(dataset: str, request: Request, target: Path, download: bool = 
 
     Raises:
         DataError: what the child says that is wrong, or how it ended.
+        OSError: the child could not write there.
     """
     try:
         here = os.getcwd()
@@ -50,7 +52,7 @@ def run_in_child(dataset: str, request: Request, target: Path, download: bool = 
         "target": str(target),
         "download": download,
     }
-    problem = None
+    problem = unwritable = None
     place = target.parent
     (place / TASK).write_text(json.dumps(task))
     command = [sys.executable, "-c", _START]
@@ -65,10 +67,13 @@ def run_in_child(dataset: str, request: Request, target: Path, download: bool = 
                     if "done" in message:
                         request.on_progress(message["done"], message["total"])
                     problem = message.get("problem", problem)
+                    unwritable = message.get("unwritable", unwritable)
                 code = child.wait()
             except BaseException:
                 child.kill()
                 raise
+        if unwritable is not None:
+            raise OSError(errno.EIO, unwritable)
         if problem is None and code != 0:
             log.seek(0)
             problem = f"decoding {dataset} failed: {_how_it_ended(code, log.read())}"
@@ -116,6 +121,8 @@ def main(task: dict[str, Any]) -> None:
             decode_here(dataset, request, target)
     except AsyncDGLError as error:
         say(problem=str(error))
+    except OSError as error:
+        say(unwritable=error.strerror or str(error))
     except BaseException as error:  # also an exit: this process must not end as if all were well
         say(problem=f"decoding {dataset} failed: {own_line(error)}")
     else:
@@ -128,17 +135,18 @@ def decode_here(dataset: str, request: Request, target: Path) -> None:
 
     Raises:
         DataError: also of whatever a source raises; the message says what and where.
+        OSError: the folder can't be written.
     """
     from asyncdgl.data.store import save
 
     notices: list[str] = []
     try:
         decoded = find_source(dataset).decode(replace(request, on_notice=notices.append))
-        save(decoded, target, notices)
     except AsyncDGLError:
         raise
     except Exception as error:
         raise DataError(f"decoding {dataset} failed: {own_line(error)}") from error
+    save(decoded, target, notices)
 
 
 def _download(dataset: str, request: Request, target: Path) -> None:

@@ -7,10 +7,12 @@ import fcntl
 import os
 import secrets
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-PREFIX = ".decoding-"
+PREFIX = f".decoding-{socket.gethostname()}-"
+"""Locks may hold on one host alone: of a folder that several share, each host removes what it left itself."""
 
 
 @contextlib.contextmanager

@@ -61,32 +61,30 @@ def save(decoded: Decoded, folder: Path, notices: Sequence[str] = ()) -> None:
     """Check a decoded data set and write it to ``folder``.
 
     Raises:
-        DataError: it can't be learned from, its arrays don't fit together, or the folder can't be written.
+        DataError: it can't be learned from, or its arrays don't fit together.
+        OSError: the folder can't be written.
     """
     decoded = _checked(decoded)
     digest = hashlib.sha256()
-    try:
-        sizes = {}
-        for name in ARRAYS:
-            array = np.ascontiguousarray(getattr(decoded, name))
-            if array.dtype == np.float32:  # bytes of images always have one shape; these could have several
-                digest.update(repr(array.shape).encode())
-            digest.update(array.data)
-            path = folder / f"{name}.npy"
-            np.save(path, array)
-            sizes[path.name] = path.stat().st_size
-        mean, std = _channel_statistics(decoded.train_x) if decoded.train_x.dtype == np.uint8 else (None, None)
-        meta = {
-            "classes": decoded.classes,
-            "mean": mean,
-            "std": std,
-            "sha256": digest.hexdigest(),
-            "notices": list(notices),
-            "bytes": sizes,
-        }
-        (folder / META).write_text(json.dumps(meta))
-    except OSError as error:
-        raise DataError(f"{folder} can't be written: {error.strerror or error}") from None
+    sizes = {}
+    for name in ARRAYS:
+        array = np.ascontiguousarray(getattr(decoded, name))
+        if array.dtype == np.float32:  # bytes of images always have one shape; these could have several
+            digest.update(repr(array.shape).encode())
+        digest.update(array.data)
+        path = folder / f"{name}.npy"
+        np.save(path, array)
+        sizes[path.name] = path.stat().st_size
+    mean, std = _channel_statistics(decoded.train_x) if decoded.train_x.dtype == np.uint8 else (None, None)
+    meta = {
+        "classes": decoded.classes,
+        "mean": mean,
+        "std": std,
+        "sha256": digest.hexdigest(),
+        "notices": list(notices),
+        "bytes": sizes,
+    }
+    (folder / META).write_text(json.dumps(meta))
 
 
 def _checked(decoded: Decoded) -> Decoded:

@@ -110,6 +110,20 @@ def test_a_failed_decode_leaves_nothing(empty_cache, decoder, error, becomes) ->
         assert "test_cache.py, line " in str(raised.value)
 
 
+def test_processes_that_decode_the_same_at_once(image_folder, empty_cache) -> None:
+    program = (
+        "import sys\n"
+        "from asyncdgl.config.model import DataConfig\n"
+        "from asyncdgl.data.cache import prepare\n"
+        "print(prepare(DataConfig(dataset='image-folder', data_dir=sys.argv[1], image_size=8)))"
+    )
+    command = [sys.executable, "-c", program, str(image_folder)]
+    runs = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    told = {run.communicate(timeout=60)[0].strip() for run in runs}
+    assert [run.returncode for run in runs] == [0] * 4
+    assert [str(path) for path in empty_cache.iterdir()] == list(told)
+
+
 # --- Where it lies, and whose it is -----------------------------------------------------------------------------------
 
 

@@ -150,3 +150,10 @@ def test_a_decoding_process_finds_a_module_that_only_the_import_path_names(
     monkeypatch.syspath_prepend(str(tmp_path / "elsewhere"))
     assert (prepare(source_config("theirs:source")) / "meta.json").is_file()
     sys.modules.pop("theirs")
+
+
+def test_a_full_disk_is_the_caches_matter(own_module, source_config, empty_cache) -> None:
+    own_module(SOURCE.replace("BODY", "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (99, 99))"))
+    with pytest.raises(DataError, match=f"the cache folder {empty_cache} can't be written .*: set ASYNCDGL_CACHE"):
+        prepare(source_config("mine:source"))
+    assert list(empty_cache.iterdir()) == []

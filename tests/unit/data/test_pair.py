@@ -106,6 +106,24 @@ def test_torchs_own_data_sets_go_through_the_stream(empty_cache, small_config) -
     assert told == []  # at every 1000 only
 
 
+def test_a_pair_is_trained_on(empty_cache, small_config, make_recorder) -> None:
+    """Pictures of floats whose class is where they are bright."""
+    from asyncdgl.engine.sim import Simulation
+
+    random = np.random.default_rng(0)
+
+    def bright_at(k: int) -> np.ndarray:
+        x = random.normal(0, 0.3, (1, 8, 8)).astype(np.float32)
+        x[0, :, 4 * (k % 2) : 4 * (k % 2) + 4] += 1
+        return x
+
+    data = [(bright_at(k), k % 2) for k in range(160)]
+    recorder = make_recorder()
+    config = small_config(batch_size=16, data={"augment": False})
+    Simulation(config, from_pair(data, data[:20]), recorder).run()
+    assert recorder.evaluations[-1]["test_accuracy"][-1] >= 0.9
+
+
 def test_progress_counts_both_sets(empty_cache) -> None:
     data, told = items(lambda k: np.float32([k, 1]), 1500), []
     from_pair(data, data, on_progress=lambda done, total: told.append((done, total)))
