@@ -111,7 +111,10 @@ def _ask(
 
 
 def _absolute(path: str) -> Path:
-    return Path(os.path.abspath(os.path.expanduser(path)))
+    try:
+        return Path(os.path.abspath(os.path.expanduser(path)))
+    except FileNotFoundError:
+        raise DataError(f"{shown(path)} leads nowhere: the working folder was deleted") from None
 
 
 def _plain(name: str) -> str:
@@ -120,12 +123,11 @@ def _plain(name: str) -> str:
 
 def _key(dataset: str, source: Source, request: Request) -> str | None:
     """Names what is decoded, and from which files; None where nobody knows what a source of the user's reads."""
-    own_code = b""
+    own_code: bytes | None = b""
     if dataset not in choices("data"):
-        module = inspect.getsourcefile(source.decode)
-        if source.files is None or module is None:
-            return None
-        own_code = Path(module).read_bytes()
+        own_code = None if source.files is None else _code(source)
+    if own_code is None:
+        return None
     options = {"dataset": dataset, "image_size": request.image_size}
     if source.files is not None:
         options["data_dir"] = str(request.folder)
@@ -133,6 +135,15 @@ def _key(dataset: str, source: Source, request: Request) -> str | None:
     for path, size, changed in request.files:
         digest.update(os.fsencode(path) + f" {size} {changed}\n".encode())
     return digest.hexdigest()[:20]
+
+
+def _code(source: Source) -> bytes | None:
+    """The file that decodes, so that a change of it is seen; None where there is none."""
+    try:
+        module = inspect.getsourcefile(source.decode)
+        return None if module is None else Path(module).read_bytes()
+    except (TypeError, OSError):
+        return None
 
 
 def _is_there(folder: Path, on_notice: Notice) -> bool:
@@ -177,6 +188,8 @@ def _make(decode: Callable[[Path], None], name: str, folder: Path | None) -> Pat
                 if folder.exists():
                     folder.rename(space / "damaged")
                 new.rename(folder)
+    except BrokenPipeError:  # of whoever is told the progress
+        raise
     except OSError as error:
         raise DataError(
             f"the cache folder {root} can't be written ({error.strerror}): set {CACHE_VARIABLE} to another one"

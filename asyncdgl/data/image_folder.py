@@ -108,6 +108,7 @@ def decode(request: Request) -> Decoded:
 
     x = np.empty((len(request.files), request.image_size, request.image_size, 3), np.uint8)
     names = class_names(request.files, "train")
+    number_of = {name: number for number, name in enumerate(names)}
     skipped: Counter[str] = Counter()
     damaged: list[Problem] = []
     labels: dict[str, list[int]] = {split: [] for split in SPLITS}
@@ -120,7 +121,7 @@ def decode(request: Request) -> Decoded:
         else:
             split, name, _ = file.path.split("/", 2)
             x[count] = image
-            labels[split].append(names.index(name))
+            labels[split].append(number_of[name])
             count += 1
     if damaged:
         raise DataError(_cannot_be_read(damaged))

@@ -168,6 +168,29 @@ def test_a_null_byte_is_no_name(empty_cache, folder_config) -> None:
             prepare(config)
 
 
+def test_a_relative_path_where_the_working_folder_is_gone(tmp_path, empty_cache, folder_config, monkeypatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(DataError, match="images leads nowhere: the working folder was deleted"):
+        prepare(folder_config("images"))
+    assert prepare(DataConfig(dataset="synthetic", image_size=4)).is_dir()
+
+
+def test_a_reader_of_the_progress_that_is_gone_is_not_the_caches_matter(own_module, source_config, empty_cache) -> None:
+    own_module(
+        "import time\nfrom asyncdgl.data.base import Source\n"
+        "def decode(request):\n    request.on_progress(1, 2)\n    time.sleep(60)\nsource = Source(decode)"
+    )
+
+    def gone(done: int, total: int) -> None:
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        prepare(source_config("mine:source"), gone)
+    assert list(empty_cache.iterdir()) == []
+
+
 def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv(cache.CACHE_VARIABLE, str(tmp_path / "file" / "cache"))
