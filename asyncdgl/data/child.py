@@ -22,6 +22,7 @@ from asyncdgl.data.sources import find_source
 from asyncdgl.errors import AsyncDGLError, DataError
 
 TASK = "task.json"
+LONGEST_LINE = 500
 # The child's modules are found where the parent's are: also one of the user's, and asyncdgl itself.
 _START = (
     f"import json, os, pathlib, sys; task = json.loads(pathlib.Path({TASK!r}).read_bytes()); "
@@ -167,7 +168,7 @@ def own_line(error: BaseException) -> str:
     """The error as Python's last line would say it, and where it was raised."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     line = traceback.format_exception_only(error)[-1].strip()
-    return f"{line} ({os.path.basename(last.filename)}, line {last.lineno})"
+    return f"{line[:LONGEST_LINE]} ({os.path.basename(last.filename)}, line {last.lineno})"
 
 
 def _die_with_parent() -> None:

@@ -94,7 +94,7 @@ def _stack(
         try:
             item = data[index]
         except Exception as error:
-            raise DataError(f"{place} can't be read: {type(error).__name__}: {error}") from error
+            raise DataError(f"{place} can't be read: {type(error).__name__}: {error!s:.500}") from error
         if not isinstance(item, tuple | list) or len(item) != 2:
             raise DataError(f"{place} is a {type(item).__name__}: it must be a pair (x, y)")
         x = _as_array(item[0], place)

@@ -68,6 +68,7 @@ def test_only_the_decoding_process_imports_what_decodes(image_folder, empty_cach
         pytest.param('raise DataError("the data are wrong")', "the data are wrong", id="expected"),
         pytest.param('x["a"]', "decoding mine:source failed: IndexError: only integers", id="unexpected"),
         pytest.param("{}[1, 2]", "decoding mine:source failed: KeyError: (1, 2) (mine.py, line 9)", id="its-own-line"),
+        pytest.param("raise ValueError('x' * 10**6)", f"failed: ValueError: {'x' * 400}", id="a-long-one"),
         pytest.param("import nowhere", "failed: ModuleNotFoundError: No module named 'nowhere' (mine.py", id="import"),
         pytest.param('raise OSError(28, "No space left")', "failed: OSError: [Errno 28] No space left", id="no-space"),
         pytest.param("sys.exit(0)", "decoding mine:source failed: SystemExit: 0", id="exit"),
@@ -84,6 +85,7 @@ def test_what_a_failing_decoding_process_said(own_module, source_config, empty_c
         prepare(source_config("mine:source"))
     assert says in str(error.value)
     assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 1000
     assert list(empty_cache.iterdir()) == []
 
 

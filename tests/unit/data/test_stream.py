@@ -11,6 +11,7 @@ from asyncdgl.data.cache import prepare
 from asyncdgl.data.dataset import Dataset, Images, make_dataset
 from asyncdgl.data.store import open_cached
 from asyncdgl.data.stream import BatchStream, crop_and_flip, in_order
+from asyncdgl.engine.build import make_stream
 from asyncdgl.seeding import Draws
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -152,6 +153,17 @@ def test_in_order_covers_everything_once_unaltered(batch_size) -> None:
     assert all(len(batch.y) == batch_size for batch in batches[:-1])
     x = torch.cat([batch.x for batch in batches]).permute(0, 2, 3, 1).numpy()
     np.testing.assert_allclose(x, dataset.train.x[::2], atol=1e-3)
+
+
+@pytest.mark.parametrize("seed", [0, 5])
+def test_the_stream_of_a_run_is_keyed_by_its_seed(digits, small_config, seed) -> None:
+    config = small_config(seed=seed, data={"augment": True})
+    dataset = make_dataset(digits, config)
+    ours, expected = make_stream(config, dataset), BatchStream(dataset, 128, True, Draws(seed, "data"))
+    other = BatchStream(dataset, 128, True, Draws(seed + 1, "data"))
+    for number in (0, 11, 25):
+        assert torch.equal(ours.get(number).x, expected.get(number).x)
+        assert not torch.equal(ours.get(number).x, other.get(number).x)
 
 
 def test_the_stream_of_a_run_leaves_the_validation_share_out(digits, small_config) -> None:
