@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -323,6 +324,18 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_needs_is_no
             assert (used / "new").is_dir()
         finally:
             alive.kill()
+
+
+def test_without_locks_nothing_is_taken_for_a_leftover(tmp_path, monkeypatch) -> None:
+    def no_locks(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with scratch(tmp_path) as one:
+        with scratch(tmp_path) as other:
+            assert sorted(tmp_path.iterdir()) == sorted([one, other])
+        assert list(tmp_path.iterdir()) == [one]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_every_array_is_named_once_in_what_is_kept(digits_folder) -> None:

@@ -89,6 +89,12 @@ def test_what_a_failing_decoding_process_said(own_module, source_config, empty_c
     assert list(empty_cache.iterdir()) == []
 
 
+def test_an_interrupt_of_the_terminal_is_for_the_parent(own_module, source_config, empty_cache) -> None:
+    """Both processes get it; the parent decides, and may finish what it does first."""
+    own_module(SOURCE.replace("BODY", "os.kill(os.getpid(), signal.SIGINT); time.sleep(0.05)"))
+    assert (prepare(source_config("mine:source")) / "meta.json").is_file()
+
+
 def test_progress_is_told_and_what_libraries_print_is_not(own_module, source_config, empty_cache) -> None:
     body = (
         "print('1 2'); print('{\"done\": 5, \"total\": 6}'); os.system('echo 3 4'); "
