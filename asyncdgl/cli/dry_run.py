@@ -21,11 +21,10 @@ def show_dry_run(asked: RunConfig) -> None:
         click.echo(dump_config(config))
         click.echo("Nothing is computed: no parameters, no cost, no memory for activations.")
         return
-    from asyncdgl.data.cache import image_shape
+    from asyncdgl.data.cache import data_shape
     from asyncdgl.nets.shape import block_outputs, cut
 
-    channels, classes = image_shape(config.data)
-    input_shape = (channels, config.data.image_size, config.data.image_size)
+    input_shape, classes = data_shape(config.data)
     from asyncdgl.learn.arithmetic import set_up_torch
     from asyncdgl.nets.cost import stage_costs  # imports torch: only once the folder is known to be there
     from asyncdgl.plan.balance import by_cost, times_of_cut

@@ -86,7 +86,7 @@ class Session:
             if done % 10_000 == 0:
                 click.echo(f"decoding images: {done} of {total}")
 
-        data = prepare(self._config.data, on_progress) if self._config.has_tensors else None
+        data = prepare(self._config.data, on_progress, click.echo) if self._config.has_tensors else None
         with self._signals.deferred():
             self._config = resolve(self._asked, data, self._signals.check, click.echo)
         if data is not None:

@@ -6,60 +6,35 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from asyncdgl.errors import ConfigError
+from asyncdgl.registry import find
+
 Tree = dict[str, Any]
 
-PIXELS = {"digits": 8, "fashion-mnist": 28, "cifar10": 32}
-"""Data sets whose images have one size."""
 
-WITHOUT_FILES = ("digits", "synthetic")
-"""Data sets that are read from no file of the user's."""
+def fixed_image_size(dataset: str) -> int | None:
+    """Pixels of a side of a data set's images, where they have one size."""
+    size: int | None = find("data", dataset).image_size
+    return size
 
-_CIFAR_NETWORK = {"blocks": 6, "width": 128, "downsample": (2, 4), "aux": "mlp-sr"}
 
-DATASET_DEFAULTS: dict[str, Tree] = {
-    "digits": {},  # those of the fields
-    "fashion-mnist": {
-        "stages": 4,
-        "epochs": 12,
-        "batch_size": 128,
-        "threads": "auto",
-        "data": {"image_size": 28, "augment": True},
-        "model": {"blocks": 4, "width": 32, "downsample": (2, 4), "aux": "mlp-sr"},
-        "optim": {"lr": 0.1, "lr_decay_every": 5},
-    },
-    "cifar10": {
-        "stages": 6,
-        "epochs": 50,
-        "batch_size": 128,
-        "threads": "auto",
-        "data": {
-            "image_size": 32,
-            "augment": True,
-            "mean": (0.4914, 0.4822, 0.4465),
-            "std": (0.2023, 0.1994, 0.2010),
-        },
-        "model": _CIFAR_NETWORK,
-        "optim": {"lr": 0.1, "lr_decay_every": 15},
-    },
-    "image-folder": {
-        "stages": 6,
-        "epochs": 50,
-        "batch_size": 128,
-        "threads": "auto",
-        "data": {"image_size": 32, "augment": True},
-        "model": _CIFAR_NETWORK,
-        "optim": {"lr": 0.1, "lr_decay_every": 15},
-    },
-    "synthetic": {
-        "stages": 4,
-        "epochs": 2,
-        "batch_size": 32,
-        "threads": 1,
-        "data": {"image_size": 16, "augment": False},
-        "model": {"blocks": 4, "width": 16, "downsample": (2, 4), "aux": "mlp"},
-        "optim": {"lr": 0.05, "lr_decay_every": 15},
-    },
-}
+def reads_files(dataset: str) -> bool:
+    """Whether a data set is read from files that lie somewhere."""
+    return bool(find("data", dataset).reads_files)
+
+
+def needed_in_folder(dataset: str) -> str | None:
+    """What must be in the folder that a user has to name, where one has to be named."""
+    needed: str | None = find("data", dataset).needs_folder
+    return needed
+
+
+def _defaults_of(dataset: Any) -> Tree:
+    """What a data set has other defaults for than the fields."""
+    try:
+        return dict(find("data", dataset).defaults)
+    except (ConfigError, AttributeError):  # told where the name itself is checked
+        return {}
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> Tree:
@@ -91,7 +66,7 @@ def defaults_for(tree: Mapping[str, Any]) -> Tree:
         return part.get(key, default) if isinstance(part, Mapping) else default
 
     dataset = asked("data", "dataset", "digits")
-    base: Tree = DATASET_DEFAULTS[dataset if isinstance(dataset, str) and dataset in DATASET_DEFAULTS else "digits"]
+    base = _defaults_of(dataset)
     algorithm = tree.get("algorithm", "async-dgl")
     one_process = algorithm in ("backprop", "sequential-dgl")
     runtime = tree.get("runtime", "sim" if one_process else "ray")

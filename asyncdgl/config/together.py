@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from asyncdgl.config.defaults import PIXELS
+from asyncdgl.config.defaults import fixed_image_size, needed_in_folder
 from asyncdgl.errors import ConfigError, shown
 
 if TYPE_CHECKING:
@@ -78,11 +78,12 @@ def _model_problems(config: RunConfig) -> list[str]:
 def _data_problems(config: RunConfig) -> list[str]:
     data = config.data
     found = []
-    pixels = PIXELS.get(data.dataset)
+    pixels = fixed_image_size(data.dataset)
     if pixels is not None and data.image_size != pixels:
         found.append(f"data.image_size of {data.dataset} is {pixels}, got {data.image_size}")
-    if data.dataset == "image-folder" and data.data_dir is None and config.has_tensors:
-        found.append("data.dataset image-folder needs --data-dir DIR with train/<class>/ and test/<class>/")
+    needed = needed_in_folder(data.dataset)
+    if needed is not None and data.data_dir is None and config.has_tensors:
+        found.append(f"data.dataset {data.dataset} needs --data-dir DIR with {needed}")
     if (not data.mean) != (not data.std):
         found.append("data.mean and data.std must be given together")
     elif data.mean and data.std and len(data.mean) != len(data.std):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from asyncdgl.config.defaults import PIXELS, WITHOUT_FILES
+from asyncdgl.config.defaults import fixed_image_size, reads_files
 from asyncdgl.config.setting import Where
 from asyncdgl.delays.profiles import is_slow_stage
 
@@ -44,9 +44,12 @@ NOT_COMPUTING = (Where("to --runtime virtual with virtual.train false", lambda c
 
 FROM_FILES = (
     _COMPUTING,
-    Where("to data sets that are read from files", lambda c: c.data.dataset not in WITHOUT_FILES),
+    Where("to data sets that are read from files", lambda c: reads_files(c.data.dataset)),
 )
-ANY_SIZE = (_SIZES, Where("to the data sets image-folder and synthetic", lambda c: c.data.dataset not in PIXELS))
+ANY_SIZE = (
+    _SIZES,
+    Where("to the data sets image-folder and synthetic", lambda c: fixed_image_size(c.data.dataset) is None),
+)
 
 CONV = (_SIZES, Where("to the network conv", lambda c: c.model.name == "conv"))
 OWN_NETWORK = (

@@ -1,1 +1,1 @@
-"""Images: decoded once, kept in a cache, handed out as an endless stream of mini-batches."""
+"""Data sets: decoded once, kept in a cache, handed out as an endless stream of mini-batches."""

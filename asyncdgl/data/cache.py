@@ -1,222 +1,220 @@
-"""The decoded cache: each data set is decoded once to uint8 arrays, which every process then maps into memory."""
+"""The cache: each data set is decoded once, and every later run maps the same files."""
 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
-import shutil
-import subprocess
-import sys
-import tempfile
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from asyncdgl.data.decode import DECODERS, FASHION_FILES, Decoded
-from asyncdgl.errors import DataError
+from asyncdgl.data.base import Decoded, Request, Source, shown
+from asyncdgl.data.scratch import scratch
+from asyncdgl.data.sources import find_source
+from asyncdgl.errors import ConfigError, DataError
+from asyncdgl.registry import choices
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from asyncdgl.config.sections import DataConfig
 
 CACHE_VARIABLE = "ASYNCDGL_CACHE"
-FORMAT = 1
-_ARRAYS = ("train_x", "train_y", "test_x", "test_y")
-_NEEDS_TORCHVISION = ("fashion-mnist", "cifar10", "image-folder")
+FORMAT = 2
+"""Changes with what is kept, and with what the built-in sources make of the same files."""
 
-
-@dataclass(frozen=True)
-class Cached:
-    """A decoded data set, mapped from its files: all processes of a machine share one copy.
-
-    Attributes:
-        train_x, test_x: [N, H, W, C] uint8.
-        train_y, test_y: [N] int64.
-        classes: names of the classes.
-        mean, std: of each channel over the training set, 0 to 1.
-        sha256: of all arrays.
-    """
-
-    train_x: NDArray[np.uint8]
-    train_y: NDArray[np.int64]
-    test_x: NDArray[np.uint8]
-    test_y: NDArray[np.int64]
-    classes: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    sha256: str
+Progress = Callable[[int, int], None]
+Notice = Callable[[str], None]
 
 
 def cache_root() -> Path:
     """Where decoded data sets lie: ``$ASYNCDGL_CACHE``, or ``asyncdgl`` in the user's cache folder."""
-    if os.environ.get(CACHE_VARIABLE):
-        return Path(os.environ[CACHE_VARIABLE])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "asyncdgl"
+    from platformdirs import user_cache_dir
+
+    return _absolute(os.environ.get(CACHE_VARIABLE) or user_cache_dir("asyncdgl"))
 
 
-def prepare(config: DataConfig, on_progress: Callable[[int, int], None] | None = None) -> Path:
+def prepare(config: DataConfig, on_progress: Progress | None = None, on_notice: Notice | None = None) -> Path:
     """Make sure that the data set is in the cache; returns its folder there.
 
+    Args:
+        config: which data set.
+        on_progress: told (done, total) while images are decoded.
+        on_notice: told what the user should know, such as files that were left out: also where nothing is decoded.
+
     Raises:
-        DataError: the images are missing, empty or corrupt; nothing is left in the cache.
+        DataError: the data is missing, empty or corrupt; nothing is left in the cache.
+        ConfigError: there is no such source.
     """
-    root = cache_root()
-    options: dict[str, Any] = {"dataset": config.dataset, "image_size": config.image_size}
-    if config.dataset in _NEEDS_TORCHVISION:
-        options["data_dir"] = os.path.abspath(config.data_dir or root / "downloads")
-    folder = root / f"{config.dataset}-{_key(options)}"
-    if (folder / "meta.json").is_file():
-        return folder
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        target = Path(tempfile.mkdtemp(prefix=".decoding-", dir=root))
-    except OSError as error:
-        raise DataError(
-            f"the cache folder {root} can't be written ({error.strerror}): set {CACHE_VARIABLE} to another one"
-        ) from None
-    try:
-        if config.dataset in _NEEDS_TORCHVISION:
-            _decode_in_child(options, target, on_progress)
-        else:
-            save(DECODERS[config.dataset](options, lambda done, total: None), target)
-        if config.dataset in _NEEDS_TORCHVISION and config.dataset != "image-folder":
-            folder = root / f"{config.dataset}-{_key(options)}"  # a download changed what the folder holds
-        try:
-            target.rename(folder)
-        except OSError:
-            if not (folder / "meta.json").is_file():  # not another run that was quicker
-                raise
-    finally:
-        shutil.rmtree(target, ignore_errors=True)
+    from asyncdgl.data.store import open_cached
+
+    on_progress, on_notice = on_progress or (lambda done, total: None), on_notice or (lambda text: None)
+    source, request = _ask(config, on_progress, on_notice)
+    if source.download is not None and not request.files and _is_for_downloads(config, request.folder):
+        _download(config.dataset, request)
+        source, request = _ask(config, on_progress, on_notice)
+    key = _key(config.dataset, source, request)
+    folder = None if key is None else cache_root() / f"{_plain(config.dataset)}-{key}"
+    if folder is None or not _is_there(folder, on_notice):
+        folder = _decode(config.dataset, source, request, folder)
+    for notice in open_cached(folder).notices:
+        on_notice(notice)
     return folder
 
 
-_SHAPES = {"digits": (1, 10), "synthetic": (3, 10), "fashion-mnist": (1, 10), "cifar10": (3, 10)}
+def keep(decoded: Decoded, name: str) -> Path:
+    """Put a data set that was made elsewhere into the cache, under a name of its content; returns its folder.
+
+    Raises:
+        DataError: it can't be learned from, or the cache can't be written.
+    """
+    from asyncdgl.data.store import save
+
+    return _make(lambda target: save(decoded, target), name, None)
 
 
-def image_shape(config: DataConfig) -> tuple[int, int]:
-    """Channels and classes of a data set, without decoding it.
+def data_shape(config: DataConfig) -> tuple[tuple[int, ...], int]:
+    """Shape of one x, channels first, and the number of classes; decodes only where they are not known otherwise.
 
     Raises:
         DataError: an image folder is missing or empty.
     """
-    if config.dataset in _SHAPES:
-        return _SHAPES[config.dataset]
-    assert config.data_dir is not None
-    lines = _listing({"dataset": config.dataset, "data_dir": config.data_dir})
-    return 3, len({line.split("/")[1] for line in lines if line.startswith("train/")})
+    from asyncdgl.data.store import input_shape, open_cached
+
+    source, request = _ask(config)
+    if source.shape is not None:
+        return source.shape(request)
+    cached = open_cached(prepare(config))
+    return input_shape(cached.train_x), len(cached.classes)
 
 
-def _key(options: dict[str, Any]) -> str:
-    """Names what is decoded, and from which files: their names, sizes and times of change."""
-    digest = hashlib.sha256(f"{FORMAT} {json.dumps(options, sort_keys=True)}".encode())
-    if "data_dir" in options:
-        for line in _listing(options):
-            digest.update(line.encode())
+def _ask(
+    config: DataConfig,
+    on_progress: Progress = lambda done, total: None,
+    on_notice: Notice = lambda text: None,
+) -> tuple[Source, Request]:
+    """The source, and what it is asked: one listing of its files, for the key and for the decoder."""
+    source = find_source(config.dataset)
+    if source.files is None:
+        return source, Request(config.image_size, on_progress=on_progress, on_notice=on_notice)
+    if source.needs_folder is not None and config.data_dir is None:
+        raise ConfigError(f"data.dataset {config.dataset} needs --data-dir DIR with {source.needs_folder}")
+    if config.data_dir and "\0" in config.data_dir:
+        raise DataError(f"data.data_dir can't be the name of a folder: {shown(config.data_dir)}")
+    folder = _absolute(config.data_dir) if config.data_dir else cache_root() / "downloads"
+    try:
+        files = source.files(folder)
+    except OSError as error:
+        raise DataError(f"{shown(error.filename or folder)} can't be read: {error.strerror or error}") from None
+    return source, Request(config.image_size, folder, files, on_progress, on_notice)
+
+
+def _absolute(path: str) -> Path:
+    try:
+        return Path(os.path.abspath(os.path.expanduser(path)))
+    except FileNotFoundError:
+        raise DataError(f"{shown(path)} leads nowhere: the working folder was deleted") from None
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name)
+
+
+def _key(dataset: str, source: Source, request: Request) -> str | None:
+    """Names what is decoded, and from which files; None where nobody knows what a source of the user's reads."""
+    own_code: bytes | None = b""
+    if dataset not in choices("data"):
+        own_code = None if source.files is None else _code(source)
+    if own_code is None:
+        return None
+    options = {"dataset": dataset, "image_size": request.image_size}
+    if source.files is not None:
+        options["data_dir"] = str(request.folder)
+    digest = hashlib.sha256(f"{FORMAT} {json.dumps(options, sort_keys=True)}".encode() + own_code)
+    for path, size, changed in request.files:
+        digest.update(os.fsencode(path) + f" {size} {changed}\n".encode())
     return digest.hexdigest()[:20]
 
 
-def _listing(options: dict[str, Any]) -> list[str]:
-    folder = Path(options["data_dir"])
-    if options["dataset"] == "image-folder":
-        return [line for split in ("train", "test") for line in _image_listing(folder, split)]
-    if options["dataset"] == "cifar10":
-        files = sorted((folder / "cifar-10-batches-py").glob("*_batch*"))
-    else:
-        files = sorted(
-            f for name in FASHION_FILES for place in ("", "FashionMNIST/raw") for f in (folder / place).glob(name + "*")
-        )
-    return [f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
-
-
-def _image_listing(folder: Path, split: str) -> list[str]:
+def _code(source: Source) -> bytes | None:
+    """The file that decodes, so that a change of it is seen; None where there is none."""
     try:
-        return _images_in(folder, split)
+        module = inspect.getsourcefile(source.decode)
+        return None if module is None else Path(module).read_bytes()
+    except (TypeError, OSError):
+        return None
+
+
+def _is_there(folder: Path, on_notice: Notice) -> bool:
+    from asyncdgl.data.store import damage
+
+    try:
+        problem = damage(folder)
     except OSError as error:
-        raise DataError(f"{error.filename or folder / split} can't be read: {error.strerror or error}") from None
+        raise DataError(
+            f"the decoded data in {folder} can't be read ({error.strerror}): it is another user's; ask for it to be "
+            f"made readable (chmod -R a+rX), or set {CACHE_VARIABLE} to a folder of your own"
+        ) from None
+    if problem is not None and folder.exists():
+        on_notice(f"the decoded data in {folder} is damaged ({problem}): decoding it again")
+    return problem is None
 
 
-def _images_in(folder: Path, split: str) -> list[str]:
-    top = folder / split
-    if not top.is_dir():
-        raise DataError(f"{top} is no folder: image-folder expects {folder}/train/<class>/ and {folder}/test/<class>/")
-    classes = sorted(entry.name for entry in os.scandir(top) if entry.is_dir())
-    if not classes:
-        raise DataError(f"{top} has no class folders: image-folder expects {top}/<class>/ with images in it")
-    lines = []
-    for name in classes:
-        files = sorted((entry.name, entry.stat()) for entry in os.scandir(top / name) if entry.is_file())
-        if not files:
-            raise DataError(f"{top / name} is empty: every class needs images")
-        lines += [f"{split}/{name}/{file} {stat.st_size} {stat.st_mtime_ns}" for file, stat in files]
-    return lines
+def _decode(dataset: str, source: Source, request: Request, folder: Path | None) -> Path:
+    from asyncdgl.data.child import decode_here, run_in_child
+
+    def decode(target: Path) -> None:
+        if source.in_process:
+            decode_here(dataset, request, target)
+        else:
+            run_in_child(dataset, request, target)
+
+    return _make(decode, _plain(dataset), folder)
 
 
-def _decode_in_child(options: dict[str, Any], target: Path, on_progress: Callable[[int, int], None] | None) -> None:
-    command = [sys.executable, "-m", "asyncdgl.data.decode", json.dumps(options), str(target)]
-    # A folder without Python files as working directory: with -m it comes first in the child's module path.
-    with (
-        tempfile.TemporaryFile("w+") as errors,
-        subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=target
-        ) as child,
-    ):
-        try:
-            assert child.stdout is not None
-            for line in child.stdout:
-                numbers = line.split()
-                if on_progress is not None and len(numbers) == 2 and all(n.isdigit() for n in numbers):
-                    on_progress(int(numbers[0]), int(numbers[1]))
-            code = child.wait()
-        except BaseException:
-            child.kill()
-            raise
-        if code != 0:
-            errors.seek(0)
-            lines = errors.read().strip().splitlines()
-            message = lines[-1] if lines else f"the decoder ended with code {code}"
-            raise DataError(message if code == 3 else f"decoding {options['dataset']} failed: {message}")
+def _make(decode: Callable[[Path], None], name: str, folder: Path | None) -> Path:
+    """Have a data set written to the cache whole or not at all; without a folder, to one named by its content."""
+    from asyncdgl.data.store import META, damage
+
+    root = cache_root()
+    try:
+        with scratch(root) as space:
+            new = space / "new"
+            new.mkdir()
+            decode(new)
+            folder = folder or root / f"{name}-{hashlib.sha256((new / META).read_bytes()).hexdigest()[:20]}"
+            if damage(folder) is not None:  # otherwise another run was quicker
+                if folder.exists():
+                    folder.rename(space / "damaged")
+                new.rename(folder)
+    except BrokenPipeError:  # of whoever is told the progress
+        raise
+    except OSError as error:
+        raise DataError(
+            f"the cache folder {root} can't be written ({error.strerror}): set {CACHE_VARIABLE} to another one"
+        ) from None
+    return folder
 
 
-def save(decoded: Decoded, folder: Path) -> None:
-    """Write a decoded data set to ``folder``; ``meta.json`` comes last and marks it complete."""
-    if len(decoded.train_y) == 0 or len(decoded.test_y) == 0:
-        raise DataError("the data set holds no images")
-    digest = hashlib.sha256()
-    for name in _ARRAYS:
-        array = np.ascontiguousarray(getattr(decoded, name))
-        digest.update(array.data)
-        np.save(folder / f"{name}.npy", array)
-    mean, std = _channel_statistics(decoded.train_x)
-    meta = {"classes": decoded.classes, "mean": mean, "std": std, "sha256": digest.hexdigest()}
-    (folder / "meta.json").write_text(json.dumps(meta))
+def _is_for_downloads(config: DataConfig, folder: Path) -> bool:
+    """Whether files may be put there: nothing of the user's lies in it."""
+    return config.data_dir is None or not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
 
 
-def _channel_statistics(x: NDArray[np.uint8]) -> tuple[list[float], list[float]]:
-    """Mean and deviation of each channel from its 256 counts: exact, and without a copy as floats."""
-    values = np.arange(256) / 255
-    means, stds = [], []
-    for channel in range(x.shape[-1]):
-        share = np.bincount(x[..., channel].ravel(), minlength=256) / x[..., channel].size
-        mean = float(share @ values)
-        means.append(mean)
-        stds.append(max(float(share @ (values - mean) ** 2) ** 0.5, 1e-3))  # an empty channel must not divide by 0
-    return means, stds
+def _download(dataset: str, request: Request) -> None:
+    from asyncdgl.data.child import run_in_child
 
-
-def open_cached(folder: Path) -> Cached:
-    """Map a decoded data set into memory."""
-    meta = json.loads((folder / "meta.json").read_text())
-    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _ARRAYS}
-    return Cached(
-        **arrays,
-        classes=tuple(meta["classes"]),
-        mean=tuple(meta["mean"]),
-        std=tuple(meta["std"]),
-        sha256=meta["sha256"],
-    )
+    folder, existed = request.folder, request.folder.exists()
+    try:
+        with scratch(folder) as space:
+            new = space / "new"
+            new.mkdir()
+            run_in_child(dataset, request, new, download=True)
+            for part in new.iterdir():
+                part.rename(folder / part.name)
+    except OSError as error:
+        raise DataError(f"{shown(folder)}: files can't be downloaded there ({error.strerror})") from None
+    finally:
+        if not existed and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()

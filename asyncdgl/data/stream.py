@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from asyncdgl.config.resolved import ResolvedConfig
 
 PADDING_SHARE = 8
-"""An image of s pixels is padded with s / 8 zeros before a random crop: 4 at 32 pixels, as in the paper's scripts."""
+"""An image of s pixels is padded with s / 8 zeros, at least one, before a random crop: 4 at 32, as in the paper."""
 
 
 class BatchStream:
@@ -40,7 +40,7 @@ class BatchStream:
         self._order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
 
     def get(self, number: int) -> Batch:
-        """Mini-batch ``number``: x [B, C, H, W] float32 (channels-last in memory), y [B]."""
+        """Mini-batch ``number``: x [B, C, H, W] (channels-last in memory), [B, T, D] or [B, D], float32; y [B]."""
         epoch, index = divmod(number, self.batches_per_epoch)
         if self._order[0] != epoch:
             rows = self._dataset.train.rows
@@ -52,16 +52,16 @@ class BatchStream:
         return _to_batch(self._dataset, x, self._dataset.train.y[rows], number)
 
 
-def crop_and_flip(x: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
+def crop_and_flip(x: NDArray[Any], random: np.random.Generator) -> NDArray[Any]:
     """Each image of [B, H, W, C] cropped at a random place after padding with zeros, and flipped with chance 1/2."""
     count, height, width, channels = x.shape
-    pad = height // PADDING_SHARE
+    pad = max(1, min(height, width) // PADDING_SHARE)
     padded = np.zeros((count, height + 2 * pad, width + 2 * pad, channels), x.dtype)
     padded[:, pad : pad + height, pad : pad + width] = x
     top, left = random.integers(0, 2 * pad + 1, (2, count))
     flip = random.integers(0, 2, count).astype(bool)
     places = np.lib.stride_tricks.sliding_window_view(padded, (height, width, channels), axis=(1, 2, 3))
-    cropped: NDArray[np.uint8] = places[np.arange(count), top, left, 0]
+    cropped: NDArray[Any] = places[np.arange(count), top, left, 0]
     cropped[flip] = np.take(cropped[flip], np.arange(width)[::-1], axis=2)  # faster than a slice backwards
     return cropped
 
@@ -73,9 +73,10 @@ def in_order(dataset: Dataset, images: Images, batch_size: int) -> Iterator[Batc
         yield _to_batch(dataset, images.x[rows], images.y[rows], start // batch_size)
 
 
-def _to_batch(dataset: Dataset, x: NDArray[np.uint8], y: NDArray[np.int64], number: int) -> Batch:
-    nhwc = torch.from_numpy(np.ascontiguousarray(dataset.normalise(x)))
-    return Batch(nhwc.permute(0, 3, 1, 2), torch.from_numpy(np.array(y)), number)
+def _to_batch(dataset: Dataset, x: NDArray[Any], y: NDArray[np.int64], number: int) -> Batch:
+    rows = torch.from_numpy(np.ascontiguousarray(dataset.normalise(x)))
+    images = rows.permute(0, 3, 1, 2) if rows.ndim == 4 else rows
+    return Batch(images, torch.from_numpy(np.array(y)), number)
 
 
 def make_stream(config: ResolvedConfig, dataset: Dataset) -> BatchStream:

@@ -81,11 +81,10 @@ def bf16_gains(config: RunConfig, flags: set[str]) -> bool:
         shapes = conv_shapes((3, pixels, pixels), model.blocks, model.width, model.downsample)
         counts = [9 * s.in_features * s.features * s.height * s.width for s in shapes]
     else:
-        from asyncdgl.data.cache import image_shape
+        from asyncdgl.data.cache import data_shape
         from asyncdgl.nets.cost import block_multiply_adds
 
-        channels, classes = image_shape(config.data)
-        counts = [count for count in block_multiply_adds(model, (channels, pixels, pixels), classes) if count]
+        counts = [count for count in block_multiply_adds(model, *data_shape(config.data)) if count]
     return sum(counts) * config.batch_size >= WORTH_BF16 * len(counts) > 0
 
 

@@ -18,12 +18,11 @@ SHARE_OF_MEMORY = 0.8
 
 def asked_outputs(config: RunConfig) -> list[Shape]:
     """Shapes of the blocks' outputs, before the data set is decoded."""
-    channels, classes, pixels = 3, 10, config.data.image_size
-    if config.model.name != "conv":  # of conv's outputs neither channels nor classes decide anything
-        from asyncdgl.data.cache import image_shape
+    if config.model.name == "conv":  # of its outputs neither channels nor classes decide anything
+        return block_outputs(config.model, (3, config.data.image_size, config.data.image_size), 10)
+    from asyncdgl.data.cache import data_shape
 
-        channels, classes = image_shape(config.data)
-    return block_outputs(config.model, (channels, pixels, pixels), classes)
+    return block_outputs(config.model, *data_shape(config.data))
 
 
 def buffer_bytes(config: ResolvedConfig, outputs: Sequence[Shape] | None = None) -> list[int]:

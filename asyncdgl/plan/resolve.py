@@ -83,10 +83,9 @@ def resolve(
     config = planned(asked)
     if folder is None:
         return config
-    from asyncdgl.data.cache import open_cached
-    from asyncdgl.data.dataset import make_dataset
+    from asyncdgl.data.dataset import open_dataset
 
-    dataset = make_dataset(open_cached(folder), config)
+    dataset = open_dataset(config, folder)
     check_parts(config, dataset.input_shape, len(dataset.classes))
     config = config.replace(data={"mean": dataset.mean, "std": dataset.std})
     if any(open_questions(asked)):

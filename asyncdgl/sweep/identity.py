@@ -80,7 +80,8 @@ class DataHashes:
         """
         if not config.has_tensors:
             return None
-        from asyncdgl.data.cache import open_cached, prepare
+        from asyncdgl.data.cache import prepare
+        from asyncdgl.data.store import open_cached
 
         if config.data not in self._known:
             self._known[config.data] = open_cached(prepare(config.data, self._on_progress)).sha256

@@ -19,9 +19,10 @@ from torch.nn.functional import cross_entropy
 from torchvision import transforms
 
 from asyncdgl.config.yaml import load_yaml, parse_config
-from asyncdgl.data.cache import open_cached, prepare
+from asyncdgl.data.cache import prepare
+from asyncdgl.data.store import open_cached
 from asyncdgl.nets.base import make_networks
-from asyncdgl.plan.machine import on_this_machine
+from asyncdgl.plan.resolve import planned
 
 WORKERS = 2
 
@@ -51,7 +52,7 @@ def main() -> None:
     """Algorithm 1 in one process, a batch for each line's seconds."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", type=Path)
-    config = on_this_machine(parse_config(load_yaml(parser.parse_args().config)))
+    config = planned(parse_config(load_yaml(parser.parse_args().config)))
     torch.set_num_threads(config.threads)
     cached = open_cached(prepare(config.data))
     images = Images(cached.train_x, cached.train_y, config.data.mean, config.data.std)

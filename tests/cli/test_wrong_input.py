@@ -23,8 +23,7 @@ from PIL import Image
 
 from asyncdgl.cli.main import main
 from asyncdgl.config.yaml import parse_config
-from asyncdgl.data.decode import DECODERS
-from asyncdgl.errors import ConfigError, DataError
+from asyncdgl.errors import ConfigError
 from asyncdgl.plan.memory import buffer_bytes, check_memory
 from asyncdgl.rundir import writer as rundir
 
@@ -808,15 +807,6 @@ def test_the_table_is_large_and_names_each_case_once() -> None:
 
 
 # --- What a table can't hold ------------------------------------------------------------------------------------------
-
-
-def test_fashion_mnist_with_more_images_than_labels(tmp_path: Path) -> None:
-    """Called in this process: a decoder's own process takes seconds to start."""
-    for split in ("train", "t10k"):
-        (tmp_path / f"{split}-images-idx3-ubyte").write_bytes(bytes(16) + bytes(784 * 3))
-        (tmp_path / f"{split}-labels-idx1-ubyte").write_bytes(bytes(8) + bytes(2))
-    with pytest.raises(DataError, match=r"images.*labels|labels.*images"):
-        DECODERS["fashion-mnist"]({"data_dir": str(tmp_path)}, lambda done, total: None)
 
 
 @pytest.mark.parametrize("mode", [0o555, 0o000], ids=["read-only", "closed"])
