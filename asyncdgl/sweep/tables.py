@@ -108,14 +108,18 @@ def shown(found: Estimate | None, deviation: bool = True) -> str:
     if found.sd is None or found.high is None:
         return f"{found.mean:.{MOST_DECIMALS}f}"
     half = found.high - found.mean
-    decimals = MOST_DECIMALS if half == 0 else min(MOST_DECIMALS, max(0, 1 - math.floor(math.log10(half))))
+    if half == 0:
+        return f"{found.mean:.{MOST_DECIMALS}f} ± 0"
+    decimals = min(MOST_DECIMALS, max(0, 1 - math.floor(math.log10(half))))
     text = f"{found.mean:.{decimals}f} ± {half:.{decimals}f}"
     return f"{text} ({found.sd:.{decimals}f})" if deviation else text
 
 
-def table_notes(results: SweepResults) -> list[str]:
+def table_notes(results: SweepResults, deviations: bool = True) -> list[str]:
     """What a reader of the table must know."""
-    said = ["mean ± half of the 95 % interval (Student's t over seeds), standard deviation in brackets"]
+    said = ["mean ± half of the 95 % interval (Student's t over seeds)"]
+    if deviations:
+        said[0] += ", standard deviation in brackets"
     if results.reference is not None:
         where = ", ".join(f"{key} = {value}" for key, value in results.reference.values.items())
         what = results.reference.measure.replace("_", " ")
