@@ -131,9 +131,8 @@ def _result_tables(results: SweepResults) -> list[Block]:
     if results.reference is not None:
         main.insert(1, DIFFERENCE)
     files = "Also in this folder: table.csv (every deviation and both ends of each interval), table.tex, runs.csv."
-    blocks: list[Block] = [
-        _result_table(results, main, f"{'; '.join(table_notes(results, deviations=False))}. {files}")
-    ]
+    said = "; ".join(table_notes(results, deviations=False))
+    blocks: list[Block] = [_result_table(results, main, f"{said}. {files}")]
     if rest:
         note = (
             "Staleness, times given, busy (share of the time) and entries held are means over stages or buffers; batch "
