@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 DIFFERENCE = "less_reference"
 SHOWN = (
     "test_accuracy",
-    "ensemble_test_accuracy",
     "validation_accuracy",
-    "staleness",
+    "ensemble_test_accuracy",
     "batch_age",
     "batches_unseen",
+    "staleness",
     "times_sampled",
 )
-"""Measures of the table for people, where some run has them."""
+"""Measures of the table for people, where some run has them; where there is no room, the last leave first."""
 
 MOST_DECIMALS = 4
 """Of a number in a table for people; with an interval, its first two digits decide."""
@@ -83,7 +83,7 @@ def _estimate(point: PointResult, name: str) -> Estimate | None:
 def shown_names(results: SweepResults) -> list[str]:
     """The measures of the table for people."""
     there = [name for name in SHOWN if any(name in point.estimates for point in results.points)]
-    return [*there, *([DIFFERENCE] if results.reference else [])]
+    return [*there[:1], *([DIFFERENCE] if results.reference else []), *there[1:]]
 
 
 def shown_rows(results: SweepResults, deviations: bool = True) -> tuple[list[str], list[list[str]]]:

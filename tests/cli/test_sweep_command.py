@@ -283,11 +283,17 @@ def test_images_that_changed_are_not_the_old_ones(tmp_path, monkeypatch) -> None
             Image.new("RGB", (16, 16), (60 * n, 40 * number, 9)).save(
                 tmp_path / "pics" / split / name / f"{number}.png"
             )
-    data = "data: {dataset: image-folder, data_dir: pics, image_size: 16}"
-    (tmp_path / "s.yaml").write_text(
-        f"config: {{runtime: virtual, virtual: {{train: true}}, threads: 1, epochs: 1, stages: 2, batch_size: 4, {data}, "
-        "model: {blocks: 2, width: 2, downsample: [2]}}\ngrid: {optim.lr: [0.1]}\n"
-    )
+    (tmp_path / "s.yaml").write_text("""\
+config:
+  runtime: sim
+  threads: 1
+  epochs: 1
+  stages: 2
+  batch_size: 4
+  model: {blocks: 2, width: 2, downsample: [2]}
+  data: {dataset: image-folder, data_dir: pics, image_size: 16}
+grid: {optim.lr: [0.1]}
+""")
     assert "0 there already; 1 to make" in sweep(tmp_path, "s.yaml").stdout
     assert "1 there already; 0 to make" in ask(tmp_path, "s.yaml", "--dry-run").stdout
     for path in (tmp_path / "pics" / "train" / "cat").iterdir():

@@ -771,7 +771,7 @@ def test_the_table_shows_interval_and_deviation(results_of) -> None:
     text = points_markdown(results_of(TWO_POINTS, [0.4, 0.5, 0.6, 0.8, 0.8, 0.8]))
     header, rule, first, second, empty, note = text.splitlines()
     assert header == (
-        "| buffer.size | seeds | test accuracy | ensemble test accuracy | staleness | batch age | batches unseen | "
+        "| buffer.size | seeds | test accuracy | ensemble test accuracy | batch age | batches unseen | staleness | "
         "times sampled |"
     )
     assert set(rule) == set("|- ")
@@ -880,7 +880,7 @@ def test_the_table_as_latex(results_of) -> None:
 
 def test_one_seed_has_a_mean_alone(results_of) -> None:
     results = results_of("grid: {buffer.size: [2, 5]}\n", [0.5, 0.75])
-    assert "| 5 | 1 | 0.7500 | 0.7600 | 2.5000 | 2.5000 | 0.2500 | 2.5000 |" in points_markdown(results)
+    assert "| 5 | 1 | 0.7500 | 0.7600 | 2.5000 | 0.2500 | 2.5000 | 2.5000 |" in points_markdown(results)
     [_, row] = list(csv.DictReader(io.StringIO(points_frame(results).to_csv(index=False))))
     assert (row["test_accuracy_mean"], row["test_accuracy_sd"]) == ("0.75", "")
     assert (row["test_accuracy_low"], row["test_accuracy_high"]) == ("", "")
