@@ -52,7 +52,8 @@ def test_a_column_without_a_cell_is_left_out_at_once(terminal) -> None:
 def test_the_summary_of_a_run_fits(terminal, summary_of, width) -> None:
     _, written = terminal(width)
     held_out = {"validation_accuracy": 0.875, "ensemble_validation_accuracy": 0.75}
-    show_summary(summary_of(**held_out), "slow_stage2")
+    stages = [{**stage.model_dump(), "validation_accuracy": 0.875} for stage in summary_of().stages]
+    show_summary(summary_of(stages=stages, **held_out), "slow_stage2")
     text = written.getvalue()
     assert "…" not in text
     table = text[: text.index("test accuracy 0.5000")]
