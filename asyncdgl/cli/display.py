@@ -136,16 +136,16 @@ class RunDisplay:
         columns = [
             column("stage", 0, [str(j) for j, _ in stages]),
             column("epoch", 1, [f"{p.epoch}/{self._config.epochs}" for _, p in stages]),
-            column("updates", 6, [str(p.updates) for _, p in stages]),
-            column("loss", 3, [number(p.loss, ".4f") for _, p in stages]),
-            column("train acc.", 8, [number(p.accuracy, ".3f") for _, p in stages]),
+            column("updates", 8, [str(p.updates) for _, p in stages]),
+            column("loss", 7, [number(p.loss, ".4f") for _, p in stages]),
+            column("train acc.", 9, [number(p.accuracy, ".3f") for _, p in stages]),
             column("test acc.", 2, [number(test[j - 1] if test else None, ".4f") for j, _ in stages]),
-            column("val. acc.", 2, [number(held_out[j - 1] if held_out else None, ".4f") for j, _ in stages]),
-            column("busy", 10, [f"{self._busy_s[j] / self._last_s:.0%}" if self._last_s else "" for j, _ in stages]),
-            column("staleness", 4, [_mean(self._staleness(j)) for j, _ in stages]),
-            column("batch age", 5, [_mean(self._batch_age(j)) for j, _ in stages]),
-            column("unseen", 7, [self._unseen(j) for j, _ in stages]),
-            column("", 9, [self._state(p) for _, p in stages]),
+            column("val. acc.", 3, [number(held_out[j - 1] if held_out else None, ".4f") for j, _ in stages]),
+            column("busy", 11, [f"{self._busy_s[j] / self._last_s:.0%}" if self._last_s else "" for j, _ in stages]),
+            column("staleness", 6, [_mean(self._staleness(j)) for j, _ in stages]),
+            column("batch age", 4, [_mean(self._batch_age(j)) for j, _ in stages]),
+            column("unseen", 5, [self._unseen(j) for j, _ in stages]),
+            column("", 10, [self._state(p) for _, p in stages]),
         ]
         title = f"{self._config.name}: {self._notice}, {elapsed:.0f} s"
         if not stages:

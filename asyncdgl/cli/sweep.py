@@ -128,7 +128,7 @@ def _show_results(results: SweepResults) -> None:
         ranks = [0 if n <= keys + 1 else n for n in range(len(headings))]
         columns = [Column(_heading(name), cells[n], ranks[n], words=n < keys) for n, name in enumerate(headings)]
         out.print(fitted(out, columns))
-    for note in table_notes(results):
+    for note in table_notes(results, deviations=False):
         out.print(note, markup=False)
 
 

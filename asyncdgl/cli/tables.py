@@ -121,13 +121,14 @@ def _stage_columns(rows: Sequence[StageSummary | None], summary: Summary) -> lis
     apart = summary.runtime != "sim"  # there stages take turns: who computes how long says nothing of the algorithm
     return [
         column("stage", 0, [str(row.stage) if row is not None else "…" for row in rows]),
-        column("updates", 3, each("d", "updates")),
+        column("updates", 6, each("d", "updates")),
         column("forwards", 9, each("d", "forward_passes")),
         column("test acc.", 1, each(".4f", "test_accuracy")),
         column("val. acc.", 2, each(".4f", "validation_accuracy")),
-        column("staleness", 4, each(".2f", "staleness", "mean")),
-        column("batch age", 5, each(".2f", "batch_age", "mean")),
-        column("unseen", 6, each(".1%", "batches_unseen")),
+        # Staleness leaves before what it does not say: with M = 1 it is 0, and most batches are passed over.
+        column("staleness", 5, each(".2f", "staleness", "mean")),
+        column("batch age", 3, each(".2f", "batch_age", "mean")),
+        column("unseen", 4, each(".1%", "batches_unseen")),
         column("reuse", 7, each(".2f", "times_sampled", "mean")),
         *([column("busy", 8, each(".0%", "busy_fraction"))] if apart else []),
         column("waited for", 10, [_main_waits(row, summary.train_seconds) for row in rows], words=True),

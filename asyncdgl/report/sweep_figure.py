@@ -147,7 +147,7 @@ def _draw_line(axes: Axes, line: Series, measure: str, number: int, place: Place
     color, marker = COLORS[number % len(COLORS)], MARKERS[number % len(MARKERS)]
     # Before the means, which then lie over them.
     few = [(x, v) for x, (_, p) in zip(at, found, strict=True) for v in _single_seeds(p, measure)]
-    axes.scatter([x for x, _ in few], [v for _, v in few], s=5, color=color, alpha=0.45, linewidths=0)
+    axes.scatter([x for x, _ in few], [v for _, v in few], s=8, color=color, alpha=0.6, linewidths=0)
     drawn = axes.errorbar(
         at,
         [e.mean for e in estimates],

@@ -21,7 +21,7 @@ from asyncdgl.rundir.reader import read_record
 from asyncdgl.rundir.records import ENVIRONMENT, SUMMARY, Environment, Summary
 from asyncdgl.sweep.execution import FAILED
 from asyncdgl.sweep.grid import flat
-from asyncdgl.sweep.measures import MEASURES
+from asyncdgl.sweep.measures import MEASURES, Estimate
 from asyncdgl.sweep.results import RunResult, SweepResults
 from asyncdgl.sweep.tables import DIFFERENCE, shown, table_notes
 
@@ -131,7 +131,8 @@ def _result_tables(results: SweepResults) -> list[Block]:
     if results.reference is not None:
         main.insert(1, DIFFERENCE)
     files = "Also in this folder: table.csv (every deviation and both ends of each interval), table.tex, runs.csv."
-    blocks: list[Block] = [_result_table(results, main, f"{'; '.join(table_notes(results))}. {files}")]
+    said = "; ".join(table_notes(results, deviations=False))
+    blocks: list[Block] = [_result_table(results, main, f"{said}. {files}")]
     if rest:
         note = (
             "Staleness, times given, busy (share of the time) and entries held are means over stages or buffers; batch "
@@ -144,14 +145,21 @@ def _result_tables(results: SweepResults) -> list[Block]:
 def _result_table(results: SweepResults, names: Sequence[str], note: str) -> Table:
     order = _order(results)
     found = sorted(results.points, key=lambda point: [order[key][json.dumps(v)] for key, v in point.values.items()])
-    columns = [Column(key, words=True) for key in results.columns] + [Column("seeds")]
-    columns += [Column(_heading(name)) for name in names]
+    columns = [Column(key.rpartition(".")[2], words=True) for key in results.columns]
+    columns += [Column(_heading(name)) for name in names] + [Column("seeds")]
     rows = [
-        [*(_value(v) for v in point.values.values()), point.seeds_in_words]
-        + [shown(point.difference if name == DIFFERENCE else point.estimates.get(name)) or NOTHING for name in names]
+        [
+            *(_value(v) for v in point.values.values()),
+            *(_cell(point.difference if name == DIFFERENCE else point.estimates.get(name)) for name in names),
+            point.seeds_in_words,
+        ]
         for point in found
     ]
     return Table(columns, rows, note)
+
+
+def _cell(found: Estimate | None) -> str:
+    return shown(found, deviation=False).replace(" ", "\u00a0") or NOTHING
 
 
 def _heading(name: str) -> str:

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 DIFFERENCE = "less_reference"
 SHOWN = (
     "test_accuracy",
-    "ensemble_test_accuracy",
     "validation_accuracy",
-    "staleness",
+    "ensemble_test_accuracy",
     "batch_age",
     "batches_unseen",
+    "staleness",
     "times_sampled",
 )
-"""Measures of the table for people, where some run has them."""
+"""Measures of the table for people, where some run has them; where there is no room, the last leave first."""
 
 MOST_DECIMALS = 4
 """Of a number in a table for people; with an interval, its first two digits decide."""
@@ -83,7 +83,7 @@ def _estimate(point: PointResult, name: str) -> Estimate | None:
 def shown_names(results: SweepResults) -> list[str]:
     """The measures of the table for people."""
     there = [name for name in SHOWN if any(name in point.estimates for point in results.points)]
-    return [*there, *([DIFFERENCE] if results.reference else [])]
+    return [*there[:1], *([DIFFERENCE] if results.reference else []), *there[1:]]
 
 
 def shown_rows(results: SweepResults, deviations: bool = True) -> tuple[list[str], list[list[str]]]:
@@ -108,14 +108,18 @@ def shown(found: Estimate | None, deviation: bool = True) -> str:
     if found.sd is None or found.high is None:
         return f"{found.mean:.{MOST_DECIMALS}f}"
     half = found.high - found.mean
-    decimals = MOST_DECIMALS if half == 0 else min(MOST_DECIMALS, max(0, 1 - math.floor(math.log10(half))))
+    if half == 0:
+        return f"{found.mean:.{MOST_DECIMALS}f} ± 0"
+    decimals = min(MOST_DECIMALS, max(0, 1 - math.floor(math.log10(half))))
     text = f"{found.mean:.{decimals}f} ± {half:.{decimals}f}"
     return f"{text} ({found.sd:.{decimals}f})" if deviation else text
 
 
-def table_notes(results: SweepResults) -> list[str]:
+def table_notes(results: SweepResults, deviations: bool = True) -> list[str]:
     """What a reader of the table must know."""
-    said = ["mean ± half of the 95 % interval (Student's t over seeds), standard deviation in brackets"]
+    said = ["mean ± half of the 95 % interval (Student's t over seeds)"]
+    if deviations:
+        said[0] += ", standard deviation in brackets"
     if results.reference is not None:
         where = ", ".join(f"{key} = {value}" for key, value in results.reference.values.items())
         what = results.reference.measure.replace("_", " ")

@@ -52,7 +52,7 @@ def measure_overlap(out: Path) -> dict[str, Any]:
     for pace in ("free", "profile"):
         trace = run(
             out / f"overlap-{pace}", *LARGE, *SIX_BLOCKS, "--stages", "2", "--epochs", "6", "--pace", pace
-        ).trace
+        ).records
         stages = by_stage(trace)
         start, end = common_window(stages)
         inside = {j: [r for r in passes if r.start_s >= start and r.end_s <= end] for j, passes in stages.items()}
@@ -80,7 +80,7 @@ def measure_stopped_stage(out: Path) -> dict[str, Any]:
         moments["stopped_s"] = time.monotonic() - moments["stopped_at"]
 
     result = run(out / "stopped", *SMALL, "--stages", "3", "--epochs", "60", "--pace", "free", during=stop_stage_2)
-    stages = by_stage(result.trace)
+    stages = by_stage(result.records)
     # The gap in stage 2's passes is the stop, on the trace's own clock.
     ends = [r.end_s for r in stages[2]]
     gap, at = max((b - a, a) for a, b in itertools.pairwise(ends))
@@ -95,8 +95,8 @@ def measure_stopped_stage(out: Path) -> dict[str, Any]:
             "before": 1.0 * statistics.mean(r.times_sampled or 0 for r in stages[3] if at - 3 <= r.end_s < at),
             "at_end": reuse[-1],
         },
-        "status": (result.summary or {})["status"],
-        "test_accuracy": (result.summary or {})["test_accuracy"],
+        "status": result.summary.status if result.summary else None,
+        "test_accuracy": result.summary.test_accuracy if result.summary else None,
     }
 
 
@@ -107,7 +107,7 @@ def measure_pace_profile(out: Path) -> list[dict[str, Any]]:
         path = out / f"profile-{stages}-{slowdown}"
         blocks = ["--set", f"model.blocks={stages}", "--stages", str(stages), "--epochs", "8"]
         trace = by_stage(
-            run(path, *SMALL, *blocks, "--delay-profile", "slow_stage2", "--slowdown", str(slowdown)).trace
+            run(path, *SMALL, *blocks, "--delay-profile", "slow_stage2", "--slowdown", str(slowdown)).records
         )
         start, end = common_window(trace)
         counts = {j: sum(start <= r.end_s < end for r in passes) for j, passes in trace.items()}
@@ -132,7 +132,7 @@ def measure_pace_free(out: Path) -> list[dict[str, Any]]:
     for slowdown in (1.11, 1.5, 2.0, 4.0):
         path = out / f"free-{slowdown}"
         options = ["--stages", "2", "--epochs", "3", "--pace", "free", "--delay-profile", "slow_stage2"]
-        passes = by_stage(run(path, *LARGE, *SIX_BLOCKS, *options, "--slowdown", str(slowdown)).trace)[2][5:]
+        passes = by_stage(run(path, *LARGE, *SIX_BLOCKS, *options, "--slowdown", str(slowdown)).records)[2][5:]
         waits = sum(s for r in passes[1:] for reason, s in r.waits.items() if reason != "slowdown")
         period = passes[-1].start_s - passes[0].start_s - waits
         ratio = period / sum(r.end_s - r.start_s for r in passes[:-1])

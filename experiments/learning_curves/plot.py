@@ -11,8 +11,9 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from asyncdgl.report.figures import save
-from asyncdgl.sweep.results import Estimate, estimate, read_sweep
+from asyncdgl.report.style import our_style, save
+from asyncdgl.sweep.measures import Estimate, estimate
+from asyncdgl.sweep.results import load_sweep
 
 HERE = Path(__file__).parent
 TITLES = {
@@ -28,7 +29,7 @@ Curves = dict[str, dict[int, dict[int, Estimate]]]
 def curves(folder: Path) -> Curves:
     """For each algorithm and head, the accuracy after each epoch over the seeds."""
     found: dict[tuple[str, int, int], list[float]] = defaultdict(list)
-    for run in read_sweep(folder).runs:
+    for run in load_sweep(folder).runs:
         if run.summary is None:
             continue
         for line in (json.loads(text) for text in (run.path / "metrics.jsonl").read_text().splitlines()):
@@ -73,7 +74,9 @@ def main() -> None:
     """Draw the curves of a finished sweep."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("sweep", type=Path, help="the sweep's folder")
-    for path in save(draw(curves(parser.parse_args().sweep)), HERE / "figures", "curves", ("pdf", "svg", "png"), 300):
+    with our_style():
+        paths = save(draw(curves(parser.parse_args().sweep)), HERE / "figures", "curves", ("pdf", "svg", "png"))
+    for path in paths:
         print(path)
 
 

@@ -45,7 +45,7 @@ def periods(passes: list[PassRecord], kind: str) -> list[float]:
 def calibrated(run: Run) -> tuple[PassTimes, ...]:
     """Step times of a Ray run without delays: computing and messages, while all stages run."""
     times = []
-    for passes in by_stage(run.trace).values():
+    for passes in by_stage(run.records).values():
         train, forward = periods(passes, TRAIN), periods(passes, FORWARD)
         ratio = fmean(forward) / fmean(train) if len(forward) > 20 else 0.4
         times.append(PassTimes(train=fmean(train), forward=fmean(train) * ratio))
@@ -56,11 +56,11 @@ def measures(run: Run) -> dict[str, Any]:
     """What is compared: seconds of training; of each stage updates per second while it trained, and mean staleness."""
     assert run.summary is not None
     speeds = []
-    for passes in by_stage(run.trace).values():
+    for passes in by_stage(run.records).values():
         trained = [r for r in passes if r.kind == TRAIN]
         speeds.append(len(trained) / (trained[-1].end_s - trained[0].start_s))
-    staleness = [s["staleness"]["mean"] for s in run.summary["stages"][1:]]
-    return {"seconds": run.summary["train_seconds"], "updates_per_second": speeds, "staleness": staleness}
+    staleness = [s.staleness.mean for s in run.summary.stages[1:]]
+    return {"seconds": run.summary.train_seconds, "updates_per_second": speeds, "staleness": staleness}
 
 
 def errors(virtual: dict[str, Any], ray: dict[str, Any]) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def main() -> None:
         base = arguments.out / f"{stages}-stages"
         asyncdgl("run", *COMMON, *data, "--stages", str(stages), "--runtime", "ray", "--out", str(base / "none"))
         reference = read_run(base / "none")
-        batches = max(s["updates"] for s in reference.summary["stages"])  # type: ignore[index]
+        batches = max(s.updates for s in reference.summary.stages)  # type: ignore[index]
         tree = {**load_yaml(HERE / "config.yaml"), "stages": stages, "runtime": "ray"}
         tree["data"] = {**tree["data"], "data_dir": arguments.data_dir}
         config = planned(parse_config({**tree, "device": "cpu", "precision": "float32", "threads": 1}))

@@ -158,7 +158,52 @@ def test_a_figure_that_cannot_be_drawn_stops_a_sweep_before_it_begins(tmp_path) 
     assert not (tmp_path / "sweep").exists()
 
 
+def test_a_run_with_anothers_backend_has_its_figures_and_ends_well(tmp_path) -> None:
+    """A notebook sets MPLBACKEND for its children too, whose environment may lack its package."""
+    command = [sys.executable, "-m", "asyncdgl", "run", *SMALL, "--epochs", "1", "--out", "run"]
+    environment = {**os.environ, "MPLBACKEND": "module://no_such_package.backend_inline"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {path.name for path in (tmp_path / "run" / "figures").iterdir()} == {
+        *("learning_curves.png", "timeline.png", "staleness.png"),
+    }
+
+
+def test_a_figure_that_fails_is_a_warning_after_the_table(tmp_path, monkeypatch) -> None:
+    def fail(run: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("asyncdgl.report.figures.draw_figures", fail)
+    answer = ask("run", *SMALL, "--epochs", "1", "--out", str(tmp_path / "run"))
+    assert answer.code == 0
+    assert answer.stderr.startswith("Warning: the figures can't be drawn: OSError: [Errno 28] No space left")
+    assert "(last stage)" in answer.stdout
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "completed"
+
+
+def test_a_run_that_diverges_says_so_and_has_no_count_below_0(tmp_path) -> None:
+    path = tmp_path / "run"
+    answer = ask("run", *SMALL, "--epochs", "1", "--lr", "1e30", "--out", str(path))
+    assert answer.code == 1
+    assert "use a smaller --lr" in answer.stderr
+    summary = json.loads((path / "summary.json").read_text())
+    assert summary["status"] == "diverged"
+    assert all(stage["forward_passes"] == 0 and stage["updates"] >= 0 for stage in summary["stages"])
+    assert ask("report", str(path)).code == 0
+    assert "diverged: a loss was not finite" in (path / "report.md").read_text()
+
+
+def test_times_of_a_run_in_one_process_are_no_results(finished, tmp_path) -> None:
+    summary = json.loads((finished / "summary.json").read_text())
+    assert summary["images_per_second"] is None
+    answer = ask("run", *SMALL[2:], "--runtime", "virtual", "--epochs", "1", "--out", str(tmp_path / "virtual"))
+    assert "images/s" not in answer.stdout
+    last = answer.stdout.splitlines()[-2]
+    assert " steps of virtual time, computed here in " in last
+
+
 def test_help_and_version_load_no_figures() -> None:
-    code = "import sys, asyncdgl.cli.main; print(sorted({'matplotlib', 'jinja2', 'numpy', 'torch'} & set(sys.modules)))"
+    heavy = "{'matplotlib', 'jinja2', 'numpy', 'pandas', 'ray', 'torch'}"
+    code = f"import sys, asyncdgl.cli.main; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +19,10 @@ from asyncdgl.report.figures import (
     draw_staleness,
     draw_timeline,
 )
+from asyncdgl.report.style import COLUMN, line_style, our_style
 from asyncdgl.rundir.reader import Run, read_run
-from asyncdgl.rundir.trace import WAIT_REASONS
+from asyncdgl.rundir.records import EpochLine
+from asyncdgl.rundir.trace import WAIT_REASONS, batches_unseen
 from asyncdgl.rundir.writer import RunWriter
 
 KINDS = {
@@ -30,6 +35,12 @@ FILES = {
     "one-stage": ["learning_curves.png", "timeline.png"],
     "backprop": ["learning_curves.png", "timeline.png"],
 }
+
+
+@pytest.fixture(autouse=True)
+def style():
+    with our_style():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -70,20 +81,41 @@ def test_learning_curves(run_of, kind) -> None:
     figure = draw_learning_curves(run)
     loss, accuracy = figure.axes
     stages = run.config.trained_stages
-    names = [f"{j}" for j in range(1, stages + 1)]
-    assert [line.get_label() for line in loss.lines] == [f"stage {j}" for j in names]
-    heads = [f"head {j}" for j in names] + (["ensemble"] if stages > 1 else [])
+    names = [f"stage {j}" for j in range(1, stages + 1)]
+    assert [line.get_label() for line in loss.lines] == names
+    heads = names + (["ensemble"] if stages > 1 else [])
     assert [line.get_label() for line in accuracy.lines] == heads
-    assert [text.get_text() for text in accuracy.get_legend().get_texts()] == heads
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == heads
     assert (loss.get_xlabel(), loss.get_ylabel()) == ("own epochs of the stage", "training loss")
     assert (accuracy.get_xlabel(), accuracy.get_ylabel()) == ("epochs of the slowest stage", "test accuracy")
-    assert figure.get_suptitle() == kind
+    assert figure.get_suptitle() == ""  # a caption says more than the name of a run
+    assert figure.get_size_inches()[0] == COLUMN
     for j, line in enumerate(loss.lines, 1):
-        own = [(e["epoch"], e["loss"]) for e in run.metrics if e["kind"] == "epoch" and e["stage"] == j]
+        own = [(e.epoch, e.loss) for e in run.epochs if e.stage == j]
         assert list(zip(*line.get_data(), strict=True)) == own
         assert len(own) == run.config.epochs
-    last = [e["test_accuracy"] for e in run.metrics if e["kind"] == "evaluation"][-1]
-    assert [line.get_ydata()[-1] for line in accuracy.lines][:stages] == last
+    last = run.evaluations[-1].test_accuracy
+    assert tuple(line.get_ydata()[-1] for line in accuracy.lines)[:stages] == last
+
+
+def test_validation_accuracies_have_a_panel_of_their_own(hand_made, evaluation_of) -> None:
+    held_out = {"validation_accuracy": (0.1, 0.2, 0.3), "validation_ensemble_accuracy": (0.1, 0.2, 0.4)}
+    figure = draw_learning_curves(hand_made([], [evaluation_of([0.5, 0.6, 0.7], **held_out)]))
+    assert [axes.get_ylabel() for axes in figure.axes] == ["training loss", "test accuracy", "validation accuracy"]
+    assert [list(line.get_ydata()) for line in figure.axes[2].lines] == [[0.1], [0.2], [0.3], [0.4]]
+
+
+@pytest.mark.parametrize(("losses", "scale"), [((2.0, 0.2), "log"), ((2.0, 0.3), "linear")])
+def test_the_loss_is_logarithmic_where_it_spans_a_decade(hand_made, losses, scale) -> None:
+    values = {"updates": 1, "accuracy": None, "lr": 0.1, "end_s": 1.0}
+    lines = [EpochLine(stage=1, epoch=n, loss=loss, **values) for n, loss in enumerate(losses, 1)]
+    assert draw_learning_curves(hand_made([], lines)).axes[0].get_yscale() == scale
+
+
+def test_every_line_has_a_look_of_its_own() -> None:
+    looks = [line_style(n) for n in range(16)]
+    assert len({tuple(look.values()) for look in looks}) == 16
+    assert len({(look["marker"], look["linestyle"]) for look in looks[:8]}) == 8  # without any colour
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -96,16 +128,74 @@ def test_the_timeline_names_every_stage_and_color(run_of, kind) -> None:
         assert [label.get_text() for label in axes.get_yticklabels()] == names
         assert axes.get_xlabel()
         assert axes.patches
-    assert "computes an update" in [text.get_text() for text in figure.legends[0].get_texts()]
-    assert kind in figure.get_suptitle()
+    assert "an update" in [text.get_text() for text in figure.legends[0].get_texts()]
+    assert figure.get_size_inches()[0] == COLUMN
 
 
-def test_staleness_and_reuse_name_every_reader(run_of) -> None:
-    figure = draw_staleness(run_of("async"))
-    assert [axes.get_ylabel() for axes in figure.axes] == ["staleness (producer's updates)", "times an entry was given"]
+@pytest.mark.parametrize(
+    ("tree", "blank"),
+    [({}, "other stages' turns"), ({"runtime": "virtual"}, "stopped"), ({"runtime": "ray"}, "messages")],
+)
+def test_the_rest_of_the_time_is_called_by_what_it_is(hand_made, record, tree, blank) -> None:
+    shares, _ = draw_timeline(hand_made([record(1, 0, 1.0)], **tree)).axes
+    assert shares.get_xlabel() == f"share of the training time (blank: {blank})"
+
+
+def test_what_stages_train_on_names_every_reader(run_of) -> None:
+    run = run_of("async")
+    figure = draw_staleness(run)
+    assert [axes.get_ylabel() for axes in figure.axes] == [
+        *("staleness (updates)", "batch age (batches)", "times an entry was given", "batches never seen (%)"),
+    ]
     for axes in figure.axes:
-        assert [label.get_text() for label in axes.get_xticklabels()] == ["stage 2", "stage 3"]
+        assert [label.get_text() for label in axes.get_xticklabels()] == ["2", "3"]
         assert axes.get_ylim()[0] == 0
+    heights = [bar.get_height() for bar in figure.axes[3].patches]
+    assert heights == pytest.approx([100 * batches_unseen(run.passes[j]) for j in (2, 3)])
+
+
+# --- The user's own settings of matplotlib ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"MPLBACKEND": "module://no_such_package.backend"},
+        {"MPLBACKEND": "no such backend"},
+        {"MATPLOTLIBRC": "font.size: 40\nlines.linewidth: 9\nbackend: TkAgg\nfigure.facecolor: red\n"},
+    ],
+    ids=["another-backend", "no-backend", "matplotlibrc"],
+)
+def test_a_figure_is_the_same_whatever_the_users_settings(run_of, tmp_path, settings) -> None:
+    """In processes of their own: matplotlib reads its settings once."""
+    run = run_of("one-stage")
+    (tmp_path / "matplotlibrc").write_text(settings.get("MATPLOTLIBRC", ""))
+    given = {**settings, **({"MATPLOTLIBRC": str(tmp_path)} if "MATPLOTLIBRC" in settings else {})}
+    code = (
+        "import hashlib, sys, pathlib\n"
+        "from asyncdgl.report.figures import draw_figures\n"
+        "from asyncdgl.rundir.reader import read_run\n"
+        "paths = draw_figures(read_run(pathlib.Path(sys.argv[1])))\n"
+        "print([hashlib.sha256(path.read_bytes()).hexdigest() for path in paths])\n"
+    )
+    said = []
+    for over in ({}, given):
+        environment = {k: v for k, v in os.environ.items() if k not in ("MPLBACKEND", "MATPLOTLIBRC")} | over
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(run.path)], env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        said.append(done.stdout)
+    assert said[0] == said[1]
+
+
+def test_the_users_settings_are_left_as_they_were(run_of) -> None:
+    import matplotlib
+
+    with matplotlib.rc_context({"font.size": 33}):
+        before = dict(matplotlib.rcParams)
+        draw_figures(run_of("one-stage"))
+        assert dict(matplotlib.rcParams) == before
 
 
 # --- Hand-made traces -------------------------------------------------------------------------------------------------
@@ -113,10 +203,10 @@ def test_staleness_and_reuse_name_every_reader(run_of) -> None:
 
 @pytest.fixture
 def hand_made(tmp_path, small_config):
-    """``hand_made(trace, metrics)``: a run that holds just these."""
+    """``hand_made(trace, lines)``: a run that holds just these."""
 
-    def make(trace, metrics=()) -> Run:
-        return Run(Path(tmp_path), small_config(), {}, list(metrics), list(trace), None)
+    def make(trace, lines=(), **over) -> Run:
+        return Run(Path(tmp_path), small_config(**over), None, None, lines, trace)
 
     return make
 
@@ -127,7 +217,7 @@ def shares_of(axes) -> dict[tuple[float, str], float]:
 
     bars = axes.patches
     return {
-        (bar.get_y() + bar.get_height() / 2, to_hex(bar.get_facecolor())): bar.get_width()
+        (bar.get_y() + bar.get_height() / 2, to_hex(bar.get_facecolor()).upper()): bar.get_width()
         for bar in bars
         if bar.get_height() == pytest.approx(0.7)
     }
@@ -146,8 +236,8 @@ def test_the_timeline_shows_shares_of_computing_and_of_every_wait(hand_made, rec
     assert shares_of(figure.axes[0]) == pytest.approx(expected)
     legend = {text.get_text() for text in figure.legends[0].get_texts()}
     assert legend == {
-        *("computes an update", "computes a forward-only pass"),
-        *(f"waits: {reason}" for reason in WAIT_REASONS),
+        *("an update", "a forward-only pass"),
+        *(f"waits: {reason.replace('_', ' ')}" for reason in WAIT_REASONS),
     }
 
 
@@ -161,7 +251,7 @@ def test_the_window_lies_where_all_stages_train(hand_made, record) -> None:
     trace += [record(2, n, 100 + 2.0 * n) for n in range(100)]
     left, right = draw_timeline(hand_made(trace)).axes[1].get_xlim()
     assert 100 <= left < right <= 300
-    assert right - left == pytest.approx(40, rel=0.05)  # passes of the faster stage, of a second each
+    assert right - left == pytest.approx(25, rel=0.05)  # passes of the faster stage, of a second each
 
 
 def test_stages_that_trained_one_after_the_other_have_a_window_too(hand_made, record) -> None:
@@ -178,12 +268,10 @@ def test_a_run_without_a_pass_has_empty_learning_curves_only(hand_made) -> None:
 def test_a_reader_that_never_trained_has_an_empty_box(hand_made, record) -> None:
     trace = [record(1, 0, 1.0), record(2, 0, 2.0, kind="forward", loss=None)]
     figure = draw_staleness(hand_made(trace))
-    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["stage 2"]
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["2"]
 
 
 def test_no_figure_is_left_in_pyplot(run_of) -> None:
-    import sys
-
     draw_learning_curves(run_of("one-stage"))
     pyplot = sys.modules.get("matplotlib.pyplot")
     assert pyplot is None or pyplot.get_fignums() == []

@@ -86,13 +86,29 @@ def test_stage_summaries_of_a_hand_made_run(trace, evaluation_of) -> None:
     assert two["times_sampled"] == {"mean": 1.25, "p50": 1.0, "p95": pytest.approx(1.85), "max": 2.0}
 
 
+def test_staleness_is_of_the_stage_before_and_batch_age_of_the_first(record) -> None:
+    """Stage 1 updates each second, stage 2 every other one; stage 3 reads at 6 s what stage 2 made of batch 0."""
+    made = [record(1, n, n + 1.0) for n in range(10)]
+    made += [record(2, n, 2.0 + 2 * n, batch=n, sampled_s=1.0 + 2 * n, **FROM_FIRST) for n in range(5)]
+    made += [record(3, 0, 7.0, batch=0, sampled_s=6.0, **FROM_FIRST)]
+    made += [record(3, 1, 9.0, batch=0, kind="forward", loss=None, waits={"empty": 0.5}, **FROM_FIRST)]
+    ends = {j: StageEnd(1, 0, 0, None) for j in (1, 2, 3)}
+    last = stage_summaries(made, ends, 10.0)[2]
+    assert last.staleness.mean == 2  # stage 2 had made three updates: its first one and two more
+    assert last.batch_age.mean == 5  # stage 1 had completed batch 5
+    assert last.wait_seconds == {"empty": 0.5}  # a forward-only pass waits as well
+
+
+FROM_FIRST = {"source_incarnation": 0, "source_step": 0, "source_update": 0, "times_sampled": 1}
+
+
 def test_the_rest_of_the_summary_of_a_hand_made_run(trace, small_config, evaluation_of, tmp_path) -> None:
     config = small_config(stages=2, runtime="ray", batch_size=10, ray={"threads": [1, 1]})
     writer = RunWriter(tmp_path)
     writer.passed(trace)
     ends = {1: StageEnd(5, 1, 1, "first"), 2: StageEnd(4, 1, 1, "second")}
     held_out = {"validation_accuracy": (0.1, 0.2), "validation_ensemble_accuracy": (0.1, 0.3)}
-    evaluation = evaluation_of([0.5, 0.75], test_ensemble_accuracy=(0.5, 0.625), **held_out)
+    evaluation = evaluation_of([0.875, 0.75], test_ensemble_accuracy=(0.5, 0.625), **held_out)
     summary = make_summary(config, writer, Outcome(ends, [], evaluation), "completed", None, 12.0)
     writer.close()
     assert (summary.status, summary.error, summary.algorithm, summary.runtime) == (

@@ -13,14 +13,16 @@ import pytest
 
 from asyncdgl.errors import DataError
 from asyncdgl.report import write as report_module
-from asyncdgl.report.figures import draw_staleness, save
+from asyncdgl.report.figures import draw_figures
 from asyncdgl.report.write import FORMATS, check_all, write_reports
+from asyncdgl.rundir.environment import describe_environment
 from asyncdgl.rundir.reader import read_run
+from asyncdgl.rundir.records import Environment
 from asyncdgl.rundir.summary import make_summary
 from asyncdgl.rundir.writer import RunWriter
 from asyncdgl.sweep.execution import FAILED, RunStore
-from asyncdgl.sweep.grid import load_sweep
-from asyncdgl.sweep.results import read_sweep, write_index
+from asyncdgl.sweep.grid import plan_sweep
+from asyncdgl.sweep.results import load_sweep, write_index
 
 EVIL = "</pre><script>alert('x')</script> ``` <img src=http://example.org/x.png>"
 
@@ -74,7 +76,9 @@ def write_run(simulate):
         done = simulate(config)
         writer = RunWriter(path)
         writer.write_config(done.config)
-        writer.write_environment({"asyncdgl": "1.2.3", "packages": {"torch": "9.8.7"}, "command": f"asyncdgl {EVIL}"})
+        environment = describe_environment(done.config, "abc").model_dump()
+        environment |= {"packages": {"torch": "9.8.7"}, "command": f"asyncdgl {EVIL}"}
+        writer.write_environment(Environment.model_validate(environment))
         writer.passed(done.trace)
         for line in [*done.recorder.epochs, *done.recorder.evaluations]:
             writer.metric(line)
@@ -117,18 +121,22 @@ def test_the_numbers_are_those_of_the_summary(make_run, undrawn) -> None:
         ]
         for s in summary["stages"]
     ]
-    parts = [[s[name] for name in ("staleness", "times_sampled", "batch_age")] for s in summary["stages"][1:]]
-    shown = [[float(cell) for cell in row[1:]] for row in ages[2:]]
+    parts = [[s[name] for name in ("staleness", "batch_age", "times_sampled")] for s in summary["stages"][1:]]
+    shown = [[float(cell) for cell in row[2:]] for row in ages[2:]]
+    assert [row[1] for row in ages[2:]] == [f"{s['batches_unseen']:.1%}" for s in summary["stages"][1:]]
     assert shown == [
         pytest.approx([d[part] for d in row for part in ("mean", "p50", "p95", "max")], abs=0.005) for row in parts
     ]
-    assert buffers[1:] == [[str(value) for value in buffer.values()] for buffer in summary["buffers"]]
+    assert buffers[1:] == [
+        [f"{value:.2f}" if isinstance(value, float) else str(value) for value in buffer.values()]
+        for buffer in summary["buffers"]
+    ]
     assert evaluations[-1][2:] == [
         *(f"{s['test_accuracy']:.4f}" for s in summary["stages"]),
         f"{summary['ensemble_test_accuracy']:.4f}",
     ]
     assert [row[1] for row in hashes[1:]] == [s["state_sha256"] for s in summary["stages"]]
-    for number in (f"{summary['test_accuracy']:.4f}", f"{summary['ensemble_test_accuracy']:.4f}", "torch 9.8.7", "1.5"):
+    for number in (f"{summary['test_accuracy']:.4f}", f"{summary['ensemble_test_accuracy']:.4f}", "torch 9.8.7"):
         assert number in page.text
     with (path / "stages.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -157,7 +165,7 @@ def test_a_page_needs_nothing_else_and_figures_are_the_same_each_time(make_run) 
     figures = {file.name: file.read_bytes() for file in (path / "figures").iterdir()}
     assert figures.keys() == drawn
     assert not list(path.rglob("*.part"))
-    save(draw_staleness(read_run(path)), path / "figures", "staleness", FORMATS)
+    draw_figures(read_run(path), FORMATS)
     assert {file.name: file.read_bytes() for file in (path / "figures").iterdir()} == figures
 
 
@@ -179,6 +187,7 @@ def test_what_others_wrote_is_inert(make_run, undrawn) -> None:
     [
         ("completed", "completed"),
         ("failed", "Error: stage 2 died"),
+        ("diverged", "diverged: a loss was not finite"),
         ("interrupted", "stopped by Ctrl-C"),
         ("terminated", "stopped by SIGTERM"),
         (None, "There is no summary.json: the run was killed, or still goes on."),
@@ -247,11 +256,11 @@ also:
 def make_sweep(write_run, tmp_path):
     """``make_sweep(missing)``: a sweep whose runs are there, but the last ones."""
 
-    def make(missing: int = 0) -> Path:
+    def make(missing: int = 0, text: str = SWEEP) -> Path:
         folder = tmp_path / "sweep"
         folder.mkdir()
-        (folder / "sweep.yaml").write_text(SWEEP)
-        sweep = load_sweep(folder / "sweep.yaml")
+        (folder / "sweep.yaml").write_text(text)
+        sweep = plan_sweep(folder / "sweep.yaml")
         store = RunStore(folder / "runs")
         write_index(sweep, folder, store)
         for run in sweep.distinct[: len(sweep.distinct) - missing]:
@@ -266,32 +275,75 @@ def test_the_interval_is_students(make_sweep) -> None:
 
     folder = make_sweep()
     page = report(folder)
-    accuracies = [run.summary["test_accuracy"] for run in read_sweep(folder).runs if run.values["buffer.size"] == 5]
+    accuracies = [run.summary.test_accuracy for run in load_sweep(folder).runs if run.values["buffer.size"] == 5]
     assert len(accuracies) == 3
     low, high = stats.t.interval(0.95, 2, stats.tmean(accuracies), stats.sem(accuracies))
     [row] = [row for row in page.tables[0] if row[0] == "5"]
-    assert row[1:5] == [
-        "async-dgl",
-        "3",
-        f"{stats.tmean(accuracies):.4f} ± {(high - low) / 2:.4f}",
-        f"{stats.tstd(accuracies):.4f}",
-    ]
-    assert {path.name for path in folder.iterdir()} >= {"table.md", "table.csv", "runs.csv", "report.md"}
+    assert (row[1], row[-1]) == ("async-dgl", "3")
+    mean, half = (float(part) for part in row[2].split("\u00a0±\u00a0"))
+    assert mean == pytest.approx(stats.tmean(accuracies), abs=0.005)
+    assert half == pytest.approx((high - low) / 2, rel=0.05)
+    assert {path.name for path in folder.iterdir()} >= {"table.md", "table.csv", "table.tex", "runs.csv", "report.md"}
     assert sorted(path.name for path in (folder / "figures").iterdir()) == ["sweep.pdf", "sweep.png", "sweep.svg"]
     assert [image.partition(",")[0] for image in page.images] == ["data:image/svg+xml;base64"]
     assert "Does <b>M</b> matter?" in page.text
     assert "b" not in {tag for tag, _ in page.tags}
 
 
+def test_settings_and_paired_differences_are_in_the_report(make_sweep, undrawn) -> None:
+    folder = make_sweep(text=SWEEP + "reference: {buffer.size: 5}\n")
+    page = report(folder)
+    words = (folder / "report.md").read_text()
+    assert "- batch_size: 256" in words  # what all runs share, as the file says it
+    assert "- model.width: 2" in words
+    assert "less reference: test accuracy less that with buffer.size = 5, seed by seed" in page.text
+    heading = page.tables[0][0]
+    assert heading[2:4] == ["test accuracy (last head)", "less reference"]
+    difference = load_sweep(folder).points[0].difference
+    assert page.tables[0][1][3].startswith(f"{difference.mean:.2f}"[:4])
+
+
+def test_diverged_runs_are_counted_in_the_report(make_sweep, undrawn) -> None:
+    folder = make_sweep()
+    run = load_sweep(folder).runs[0]
+    summary = run.summary.model_copy(update={"status": "diverged"})
+    (run.path / "summary.json").write_text(summary.model_dump_json())
+    page = report(folder)
+    assert [row[-1] for row in page.tables[0] if row[0] == "1"] == ["2 of 3 (1 diverged)"]
+    assert "a mean is over the seeds that did not" in page.text
+
+
+def test_a_broken_summary_of_a_sweeps_run_is_named_and_the_rest_shown(make_sweep, undrawn) -> None:
+    folder = make_sweep()
+    broken = load_sweep(folder).runs[0]
+    (broken.path / "summary.json").write_text('{"status": "comp')
+    page = report(folder)
+    assert "1 of 7 runs are missing" in page.text
+    [row] = page.tables[-1][1:]
+    assert row[:3] == ["1", "async-dgl", "0"]
+    assert row[3].startswith(f"broken, the same sweep makes it again: {broken.path / 'summary.json'}: not a summary")
+
+
+def test_a_report_whose_figures_cannot_be_drawn_says_so(make_run, monkeypatch) -> None:
+    def fail(*arguments: object) -> list[Path]:
+        raise RuntimeError("no font")
+
+    monkeypatch.setattr(report_module, "draw_figures", fail)
+    page = report(make_run())
+    assert "The figures can't be drawn: RuntimeError: no font" in page.text
+    assert page.images == []
+    assert page.tables
+
+
 def test_missing_and_failed_runs_are_named(make_sweep, undrawn) -> None:
     folder = make_sweep(missing=2)
-    failed = read_sweep(folder).runs[-1]
+    failed = load_sweep(folder).runs[-1]
     kept = failed.path.parent / FAILED / failed.key
     kept.mkdir(parents=True)
     (kept / "output.log").write_text(f"start\n{EVIL}\n")
     page = report(folder)
     assert "2 of 7 runs are missing" in page.text
-    assert [row[0:3] for row in page.tables[0][2:]] == [["1", "async-dgl", "3"], ["5", "async-dgl", "2 of 3"]]
+    assert [(row[0], row[-1]) for row in page.tables[0][1:]] == [("1", "3"), ("5", "2 of 3")]
     missing = page.tables[-1][1:]
     assert missing == [
         ["5", "async-dgl", "2", "not made yet"],
@@ -346,13 +398,14 @@ def test_a_broken_index_of_a_sweep_is_named(tmp_path, content) -> None:
 
 
 @pytest.mark.parametrize("content", BROKEN)
-def test_a_broken_run_of_a_sweep_is_named(tmp_path, content) -> None:
+def test_a_broken_run_of_a_sweep_is_a_missing_one(tmp_path, content) -> None:
     run = {"values": {}, "seed": 0, "key": "abc"}
-    index = {"name": "a", "runs_in": "runs", "columns": [], "figure": None, "runs": [run]}
+    index = {"name": "a", "runs_in": "runs", "set": [], "columns": [], "reference": None, "figure": None, "runs": [run]}
     (tmp_path / "sweep.json").write_text(json.dumps(index))
     broken = tmp_path / "runs" / "abc" / "summary.json"
     broken.parent.mkdir(parents=True)
     broken.write_text(content, errors="surrogateescape")
-    with pytest.raises(DataError) as error:
-        check_all([tmp_path])
-    assert str(error.value).startswith(str(broken))
+    check_all([tmp_path])
+    [result] = load_sweep(tmp_path).runs
+    assert result.summary is None
+    assert result.broken.startswith(str(broken))

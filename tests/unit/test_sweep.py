@@ -21,19 +21,22 @@ from asyncdgl.config.defaults import merged
 from asyncdgl.config.yaml import dump_config, load_yaml, parse_config
 from asyncdgl.errors import ConfigError, DataError
 from asyncdgl.plan.resolve import on_this_machine
+from asyncdgl.rundir.environment import describe_environment
+from asyncdgl.rundir.records import Environment
 from asyncdgl.sweep import execution as execute_module
-from asyncdgl.sweep import grid as sweep_module
+from asyncdgl.sweep import identity
 from asyncdgl.sweep.execution import FAILED, WORK, Finished, RunStore, execute
-from asyncdgl.sweep.grid import SweepRun, load_sweep, run_key
-from asyncdgl.sweep.results import (
-    MEASURES,
-    estimate,
-    markdown,
-    points,
-    points_csv,
-    read_sweep,
-    runs_csv,
-    write_index,
+from asyncdgl.sweep.grid import SweepRun, plan_sweep
+from asyncdgl.sweep.identity import DataHashes, own_code, run_key
+from asyncdgl.sweep.measures import MEASURES, estimate, measured
+from asyncdgl.sweep.results import load_sweep, write_index
+from asyncdgl.sweep.tables import (
+    points_frame,
+    points_latex,
+    points_markdown,
+    results_json,
+    runs_frame,
+    shown,
     write_tables,
 )
 
@@ -47,7 +50,7 @@ def load(tmp_path):
     def read(text: str, over: dict[str, Any] | None = None, name: str = "mine.yaml"):
         path = tmp_path / name
         path.write_text(text)
-        return load_sweep(path, merged({"runtime": "sim", "threads": 1}, over or {}))
+        return plan_sweep(path, merged({"runtime": "sim", "threads": 1}, over or {}))
 
     return read
 
@@ -60,7 +63,7 @@ def refused(tmp_path):
         path = tmp_path / "wrong.yaml"
         path.write_text(text)
         with pytest.raises(ConfigError) as error:
-            load_sweep(path)
+            plan_sweep(path)
         begin = f"sweep file {path}: "
         assert all(problem.startswith(begin) for problem in error.value.problems), error.value.problems
         return [problem.removeprefix(begin) for problem in error.value.problems]
@@ -69,7 +72,8 @@ def refused(tmp_path):
 
 
 def key_of(**over: Any) -> str:
-    return run_key(on_this_machine(parse_config(merged(BASE, over))))
+    config = on_this_machine(parse_config(merged(BASE, over)))
+    return run_key(config, DataHashes().of(config))
 
 
 # --- The grid ---------------------------------------------------------------------------------------------------------
@@ -85,7 +89,7 @@ def test_a_grid_is_every_combination_with_every_seed(load) -> None:
         config = run.config
         assert (config.buffer.size, config.profile.name, config.seed) == (*run.values.values(), run.seed)
         assert config.epochs == 2
-        assert run.key == run_key(config)
+        assert run.key == run_key(config, DataHashes().of(config))
     assert len(sweep.distinct) == len({run.key for run in sweep.runs}) == 12
 
 
@@ -300,9 +304,67 @@ def test_a_unit_counts_where_there_are_lengths_of_time() -> None:
     assert key_of(**profile("steps")) != key_of(**profile("seconds"))
 
 
+# --- Content in the key -----------------------------------------------------------------------------------------------
+
+IMAGES = "config: {runtime: sim, threads: 1, stages: 2, batch_size: 2, data: {dataset: image-folder, data_dir: DIR}}\n"
+
+
+@pytest.fixture
+def images(tmp_path, monkeypatch) -> Path:
+    """An image folder with two classes, and a cache of its own."""
+    from PIL import Image
+
+    monkeypatch.setenv("ASYNCDGL_CACHE", str(tmp_path / "cache"))
+    shade = 0
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            folder = tmp_path / "images" / split / name
+            folder.mkdir(parents=True)
+            for number in range(2):
+                shade += 25
+                Image.new("RGB", (8, 8), (shade, 255 - shade, number * 100)).save(folder / f"{number}.png")
+    return tmp_path / "images"
+
+
+def test_images_that_changed_make_other_runs(images, tmp_path, load) -> None:
+    from PIL import Image
+
+    text = IMAGES.replace("DIR", str(images))
+    [before] = load(text).runs
+    assert load(text).runs[0].key == before.key
+    moved = images.rename(tmp_path / "moved")
+    assert load(IMAGES.replace("DIR", str(moved))).runs[0].key == before.key  # where they lie decides nothing
+    Image.new("RGB", (8, 8), (1, 2, 3)).save(moved / "train" / "cat" / "0.png")
+    assert load(IMAGES.replace("DIR", str(moved))).runs[0].key != before.key
+
+
+def test_missing_images_are_said_before_anything_is_made(tmp_path, load) -> None:
+    with pytest.raises(DataError, match="nowhere"):
+        load(IMAGES.replace("DIR", str(tmp_path / "nowhere")))
+
+
+def test_another_torch_computes_something_else(monkeypatch) -> None:
+    before = key_of()
+    monkeypatch.setattr(identity.metadata, "version", lambda name: "999.0")
+    assert key_of() != before
+
+
+def test_the_source_of_ones_own_part_is_in_the_key(tmp_path, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    tree = {"model": {"name": "my_parts:network"}, "data": {"dataset": "digits"}}
+    (tmp_path / "my_parts.py").write_text("network = 1\n")
+    before = own_code(tree)
+    assert list(before) == ["my_parts"]
+    (tmp_path / "my_parts.py").write_text("network = 2\n")
+    assert own_code(tree) != before
+    assert own_code({"ray": {"address": "10.0.0.5:6379"}, "name": "a b: c"}) == {}
+    with pytest.raises(ConfigError, match="no_such_module"):
+        own_code({"model": {"name": "no_such_module:network"}})
+
+
 def test_another_version_of_the_package_computes_something_else(monkeypatch) -> None:
     before = key_of()
-    monkeypatch.setattr(sweep_module, "__version__", "999.0")
+    monkeypatch.setattr(identity, "__version__", "999.0")
     assert key_of() != before
 
 
@@ -310,7 +372,8 @@ def test_the_key_outlives_the_file(load, tmp_path) -> None:
     text = "grid: {delays.profile: [none, slow_stage2, {name: mine, links: {1: {loss: 0.2}}}], buffer.size: [3]}\n"
     for run in load(text).runs:
         (tmp_path / "config.yaml").write_text(dump_config(run.config))
-        assert run_key(parse_config(load_yaml(tmp_path / "config.yaml"))) == run.key
+        config = parse_config(load_yaml(tmp_path / "config.yaml"))
+        assert run_key(config, DataHashes().of(config)) == run.key
 
 
 # --- Wrong files ------------------------------------------------------------------------------------------------------
@@ -400,7 +463,7 @@ def test_what_is_no_mapping_is_refused(text, problem, refused) -> None:
 
 def test_a_missing_file_is_named(tmp_path) -> None:
     with pytest.raises(ConfigError, match=r"sweep file .*nowhere\.yaml: No such file"):
-        load_sweep(tmp_path / "nowhere.yaml")
+        plan_sweep(tmp_path / "nowhere.yaml")
 
 
 def test_a_seed_of_the_command_line_is_refused(load) -> None:
@@ -423,30 +486,36 @@ def one(load) -> SweepRun:
     return run
 
 
-def end(folder: Path, status: str | None = "completed", mark: str = "") -> None:
-    """What a run leaves in its folder."""
-    (folder / "output.log").write_text("what it said")
-    (folder / "run").mkdir()
-    (folder / "run" / "trace.jsonl").write_text(mark)
-    if status is not None:
-        (folder / "run" / "summary.json").write_text(json.dumps({"status": status, "mark": mark}))
+@pytest.fixture
+def end(summary_of):
+    """``end(folder, status, mark)``: a run leaves in its folder what it leaves at its end."""
+
+    def leave(folder: Path, status: str | None = "completed", mark: str = "") -> None:
+        (folder / "output.log").write_text("what it said")
+        (folder / "run").mkdir()
+        (folder / "run" / "trace.jsonl").write_text(mark)
+        if status is not None:
+            text = summary_of(status=status, error=mark or None).model_dump_json()
+            (folder / "run" / "summary.json").write_text(text)
+
+    return leave
 
 
 def names(path: Path) -> set[str]:
     return {p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()}
 
 
-def test_a_run_begins_in_a_fresh_folder_with_its_configuration(store, one) -> None:
+def test_a_run_begins_in_a_fresh_folder_with_its_configuration(store, one, end) -> None:
     folder = store.begin(one)
     assert folder == store.path / WORK / f"{one.key}-{os.getpid()}"
     config = parse_config(load_yaml(folder / "config.yaml"))
-    assert (config, run_key(config)) == (one.config, one.key)
+    assert (config, run_key(config, DataHashes().of(config))) == (one.config, one.key)
     end(folder, "interrupted")
     assert names(store.begin(one)) == {"config.yaml"}
     assert not store.has(one.key)
 
 
-def test_a_complete_run_is_moved_to_its_place(store, one) -> None:
+def test_a_complete_run_is_moved_to_its_place(store, one, end) -> None:
     store.keep(failed := store.begin(one), one.key)
     assert not failed.exists()
     assert (store.path / FAILED / one.key).is_dir()
@@ -461,7 +530,7 @@ def test_a_complete_run_is_moved_to_its_place(store, one) -> None:
 
 
 @pytest.mark.parametrize("status", ["failed", "interrupted", "terminated", None])
-def test_another_end_is_kept_apart(status, store, one) -> None:
+def test_another_end_is_kept_apart(status, store, one, end) -> None:
     for mark in ("first", "second"):
         folder = store.begin(one)
         end(folder, status, mark)
@@ -473,25 +542,28 @@ def test_another_end_is_kept_apart(status, store, one) -> None:
         assert (kept / "run" / "trace.jsonl").read_text() == mark
 
 
-def test_where_another_sweep_was_quicker_its_run_stays(store, one) -> None:
+def test_where_another_sweep_was_quicker_its_run_stays(store, one, end, summary_of) -> None:
     folder = store.begin(one)
     end(folder, mark="mine")
     store.run_dir(one.key).mkdir()
-    (store.run_dir(one.key) / "summary.json").write_text(json.dumps({"status": "completed", "mark": "theirs"}))
+    (store.run_dir(one.key) / "summary.json").write_text(summary_of(error="theirs").model_dump_json())
     assert store.keep(folder, one.key)
-    assert json.loads((store.run_dir(one.key) / "summary.json").read_text())["mark"] == "theirs"
+    assert store.summary(one.key).error == "theirs"
     assert not folder.exists()
 
 
-def test_half_a_run_at_its_place_gives_way(store, one) -> None:
+def test_half_a_run_at_its_place_gives_way(store, one, end) -> None:
     store.run_dir(one.key).mkdir()
     (store.run_dir(one.key) / "trace.jsonl").write_text("half a copy, without a summary")
     folder = store.begin(one)
     end(folder, mark="whole")
-    assert store.keep(folder, one.key) == store.has(one.key)
+    assert store.broken(one.key) == f"{store.run_dir(one.key)}: no whole run"
+    assert store.keep(folder, one.key) == "completed"
+    assert store.has(one.key)
+    assert store.broken(one.key) is None
 
 
-def test_what_dead_sweeps_left_is_removed(store, one) -> None:
+def test_what_dead_sweeps_left_is_removed(store, one, end) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     own = store.begin(one)
@@ -508,14 +580,42 @@ def test_what_dead_sweeps_left_is_removed(store, one) -> None:
     RunStore(store.path / "nowhere").tidy()
 
 
+BROKEN = ["", '{"status": "comp', "[]", "{}", "null", '{"status": "completed"}', "\0"]
+
+
+@pytest.mark.parametrize("content", BROKEN)
+def test_a_run_whose_summary_is_broken_is_made_again(store, one, end, content) -> None:
+    end(folder := store.begin(one))
+    store.keep(folder, one.key)
+    (store.run_dir(one.key) / "summary.json").write_text(content)
+    assert not store.has(one.key)
+    assert store.broken(one.key).startswith(f"{store.run_dir(one.key) / 'summary.json'}: not a summary of a run")
+    end(folder := store.begin(one), mark="again")
+    assert store.keep(folder, one.key) == "completed"
+    assert store.summary(one.key).error == "again"
+
+
+def test_a_failed_run_in_the_place_of_a_whole_one_is_made_again(store, one, summary_of) -> None:
+    store.run_dir(one.key).mkdir()
+    (store.run_dir(one.key) / "summary.json").write_text(summary_of(status="failed").model_dump_json())
+    assert not store.has(one.key)
+    assert store.broken(one.key) == f"{store.run_dir(one.key)}: no whole run"
+
+
+def test_a_diverged_run_is_a_result(store, one, end) -> None:
+    end(folder := store.begin(one), "diverged")
+    assert store.keep(folder, one.key) == "diverged"
+    assert store.has(one.key)
+
+
 # --- Execution --------------------------------------------------------------------------------------------------------
 
 
 class FakeJob:
     """Ends at its ``polls``-th poll with what ``status`` says; None: it never ends by itself."""
 
-    def __init__(self, folder: Path, polls: int | None, status: str, under_way: set[Path]) -> None:
-        self.folder, self.polls, self.status, self.under_way = folder, polls, status, under_way
+    def __init__(self, folder: Path, polls: int | None, status: str, under_way: set[Path], end: Any) -> None:
+        self.folder, self.polls, self.status, self.under_way, self.end = folder, polls, status, under_way, end
         self.stopped = False
         under_way.add(folder)
 
@@ -523,7 +623,7 @@ class FakeJob:
         if self.folder not in self.under_way:
             return 0
         if self.stopped or self.polls == 0:
-            end(self.folder, "terminated" if self.stopped else self.status)
+            self.end(self.folder, "terminated" if self.stopped else self.status)
             self.under_way.remove(self.folder)
             return 0
         if self.polls is not None:
@@ -540,7 +640,7 @@ def at_once(monkeypatch) -> None:
     monkeypatch.setattr(execute_module, "POLL_S", 0.0)
 
 
-def test_runs_are_made_in_order_some_at_a_time(at_once, load, store) -> None:
+def test_runs_are_made_in_order_some_at_a_time(at_once, load, store, end) -> None:
     runs = load("grid: {epochs: [1, 2, 3, 4, 5]}\n").runs
     started: list[str] = []
     under_way: set[Path] = set()
@@ -549,7 +649,7 @@ def test_runs_are_made_in_order_some_at_a_time(at_once, load, store) -> None:
     def start(folder: Path) -> FakeJob:
         nonlocal most
         started.append(folder.name.partition("-")[0])
-        job = FakeJob(folder, len(started) % 3, "failed" if len(started) == 2 else "completed", under_way)
+        job = FakeJob(folder, len(started) % 3, "failed" if len(started) == 2 else "completed", under_way, end)
         most = max(most, len(under_way))
         return job
 
@@ -557,16 +657,16 @@ def test_runs_are_made_in_order_some_at_a_time(at_once, load, store) -> None:
     execute(runs, store, start, 2, ended.append, lambda: None)
     assert started == [run.key for run in runs]
     assert most == 2
-    assert {(e.run.key, e.completed) for e in ended} == {(run.key, run is not runs[1]) for run in runs}
+    assert {(e.run.key, e.status is not None) for e in ended} == {(run.key, run is not runs[1]) for run in runs}
     for e in ended:
-        assert e.path == (store.path if e.completed else store.path / FAILED) / e.run.key
-        assert (e.path / "summary.json" if e.completed else e.path / "output.log").is_file()
+        assert e.path == (store.path if e.status is not None else store.path / FAILED) / e.run.key
+        assert (e.path / "summary.json" if e.status is not None else e.path / "output.log").is_file()
         assert e.seconds >= 0
     assert [store.has(run.key) for run in runs] == [True, False, True, True, True]
     assert list((store.path / WORK).iterdir()) == []
 
 
-def test_a_stop_ends_what_is_under_way_and_keeps_what_is_done(at_once, load, store) -> None:
+def test_a_stop_ends_what_is_under_way_and_keeps_what_is_done(at_once, load, store, end) -> None:
     runs = load("grid: {epochs: [1, 2, 3]}\n").runs
     under_way: set[Path] = set()
     ended: list[Finished] = []
@@ -576,7 +676,7 @@ def test_a_stop_ends_what_is_under_way_and_keeps_what_is_done(at_once, load, sto
             raise KeyboardInterrupt
 
     def start(folder: Path) -> FakeJob:
-        return FakeJob(folder, 0 if runs[0].key in folder.name else None, "completed", under_way)
+        return FakeJob(folder, 0 if runs[0].key in folder.name else None, "completed", under_way, end)
 
     with pytest.raises(KeyboardInterrupt):
         execute(runs, store, start, 2, ended.append, check)
@@ -619,24 +719,17 @@ def test_one_number_has_no_interval() -> None:
 # --- Tables -----------------------------------------------------------------------------------------------------------
 
 
-def summary_of(accuracy: float, staleness: float | None = 2.5) -> dict[str, Any]:
-    """A summary; without a staleness, of a run with one stage."""
-    measured = {"staleness": {"mean": staleness}, "times_sampled": {"mean": 1.25}, "batch_age": {"mean": 4.0}}
-    first = {"staleness": {"mean": None}, "times_sampled": {"mean": None}, "batch_age": {"mean": None}}
-    stages = [first] if staleness is None else [first, measured]
-    return {
-        "status": "completed",
-        "test_accuracy": accuracy,
-        "ensemble_test_accuracy": accuracy + 0.01,
-        "train_seconds": 7.5,
-        "stages": [{**stage, "busy_fraction": 0.5, "updates": 30} for stage in stages],
-        "buffers": [{"mean_held": 1.5}] * (len(stages) - 1),
-    }
-
-
 @pytest.fixture
-def results_of(load, tmp_path):
-    """``results_of(text, accuracies)``: the results of a sweep with those test accuracies; None is a missing run."""
+def results_of(load, tmp_path, summary_of):
+    """``results_of(text, accuracies)``: the results of a sweep with those test accuracies; None is a missing run, and
+    DIVERGED one that diverged."""
+
+    def summary(accuracy: float, staleness: float | None) -> str:
+        """Without a staleness, of a run with one stage."""
+        nothing = {"stages": summary_of().stages[:1], "buffers": ()} if staleness is None else {}
+        status = "diverged" if accuracy == DIVERGED else "completed"
+        accuracies = {"test_accuracy": max(accuracy, 0.0), "ensemble_test_accuracy": min(max(accuracy, 0.0) + 0.01, 1)}
+        return summary_of(status=status, **accuracies, **nothing).model_dump_json()
 
     def make(text: str, accuracies: list[float | None], staleness: float | None = 2.5, runs: str = "sweep/runs"):
         sweep = load(text)
@@ -646,68 +739,159 @@ def results_of(load, tmp_path):
         for run, accuracy in zip(sweep.runs, accuracies, strict=True):
             if accuracy is not None:
                 kept.run_dir(run.key).mkdir(parents=True)
-                (kept.run_dir(run.key) / "summary.json").write_text(json.dumps(summary_of(accuracy, staleness)))
+                (kept.run_dir(run.key) / "summary.json").write_text(summary(accuracy, staleness))
         write_index(sweep, folder, kept)
-        return read_sweep(folder)
+        return load_sweep(folder)
 
     return make
 
 
+DIVERGED = -1.0
 TWO_POINTS = "grid: {buffer.size: [2, 5]}\nseeds: 3\n"
 
 
 def test_a_point_is_the_mean_over_its_seeds(results_of) -> None:
-    first, second = points(results_of(TWO_POINTS, [0.5, 0.6, 0.7, 0.8, 0.9, 0.85]))
+    first, second = results_of(TWO_POINTS, [0.5, 0.6, 0.7, 0.8, 0.9, 0.85]).points
     assert (first.values, first.seeds) == ({"buffer.size": 2}, [0, 1, 2])
     assert (second.values, second.seeds) == ({"buffer.size": 5}, [0, 1, 2])
-    assert set(first.estimates) == set(MEASURES)
+    assert set(first.estimates) == {name for name in MEASURES if "validation" not in name}
+    assert (first.planned, first.diverged, first.differs_in) == (3, 0, [])
+    assert first.measured["test_accuracy"] == [0.5, 0.6, 0.7]
     assert first.estimates["test_accuracy"] == estimate([0.5, 0.6, 0.7])
     assert second.estimates["test_accuracy"] == estimate([0.8, 0.9, 0.85])
     assert second.estimates["ensemble_test_accuracy"].mean == pytest.approx(0.86)
-    others = {"staleness": 2.5, "times_sampled": 1.25, "batch_age": 4.0, "busy_fraction": 0.5, "entries_held": 1.5}
+    others = {"staleness": 2.5, "times_sampled": 2.5, "batch_age": 2.5, "batches_unseen": 0.25}
+    others |= {"busy_fraction": 0.5, "entries_held": 1.5}
     assert {name: second.estimates[name].mean for name in others} == others
     assert second.estimates["updates_per_time"].mean == 4.0
     assert second.estimates["train_seconds"].mean == 7.5
 
 
 def test_the_table_shows_interval_and_deviation(results_of) -> None:
-    text = markdown(results_of(TWO_POINTS, [0.4, 0.5, 0.6, 0.8, 0.8, 0.8]))
+    text = points_markdown(results_of(TWO_POINTS, [0.4, 0.5, 0.6, 0.8, 0.8, 0.8]))
     header, rule, first, second, empty, note = text.splitlines()
-    assert header == ("| buffer.size | seeds | test accuracy | ensemble test accuracy | staleness | times sampled |")
+    assert header == (
+        "| buffer.size | seeds | test accuracy | ensemble test accuracy | batch age | batches unseen | staleness | "
+        "times sampled |"
+    )
     assert set(rule) == set("|- ")
     half = 4.302652729911275 * 0.1 / math.sqrt(3)
-    assert first.startswith(f"| 2 | 3 | 0.5000 ± {half:.4f} (0.1000) | 0.5100 ± ")
-    assert second.startswith("| 5 | 3 | 0.8000 ± 0.0000 (0.0000) |")
+    assert first.startswith(f"| 2 | 3 | 0.50 ± {half:.2f} (0.10) | 0.51 ± ")
+    assert second.startswith("| 5 | 3 | 0.8000 ± 0 |")
     assert len({line.count("|") for line in (header, rule, first, second)}) == 1
     assert empty == ""
     assert "95 % interval" in note
     assert "missing" not in note
+    assert "diverged" not in note
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0.1, 0.9, 0.5], "0.50 ± 0.99 (0.40)"),
+        ([0.91, 0.92, 0.93], "0.920 ± 0.025 (0.010)"),
+        ([9.950075642965205, 9.95, 9.95], "9.9500 ± 0.0001 (0.0000)"),
+        ([100.0, 300.0, 200.0], "200 ± 248 (100)"),
+        ([0.25], "0.2500"),
+    ],
+)
+def test_a_number_has_the_decimals_that_its_interval_leaves(values, expected) -> None:
+    assert shown(estimate(values)) == expected
 
 
 def test_missing_runs_are_noted_and_their_points_left_out(results_of) -> None:
     results = results_of(TWO_POINTS, [0.5, None, 0.7, None, None, None])
-    [only] = points(results)
+    [only] = results.points
     assert (only.values, only.seeds) == ({"buffer.size": 2}, [0, 2])
     assert only.estimates["test_accuracy"] == estimate([0.5, 0.7])
-    assert markdown(results).rstrip().endswith("; 4 of 6 runs are missing")
-    assert "| 5 |" not in markdown(results)
-    assert len(list(csv.reader(io.StringIO(runs_csv(results))))) == 1 + 2
+    assert points_markdown(results).rstrip().endswith("; 4 of 6 runs are missing")
+    assert "| 2 | 2 of 3 |" in points_markdown(results)
+    assert "| 5 |" not in points_markdown(results)
+    assert len(runs_frame(results)) == 2
+
+
+def test_diverged_runs_are_counted_and_the_mean_says_so(results_of) -> None:
+    results = results_of(TWO_POINTS, [0.5, DIVERGED, 0.7, DIVERGED, DIVERGED, DIVERGED])
+    some, none = results.points
+    assert (some.seeds, some.planned, some.diverged) == ([0, 2], 3, 1)
+    assert some.estimates["test_accuracy"] == estimate([0.5, 0.7])
+    assert (none.seeds, none.diverged, none.estimates) == ([], 3, {})
+    text = points_markdown(results)
+    assert "| 2 | 2 of 3 (1 diverged) | 0.6" in text
+    assert "| 5 | 0 of 3 (3 diverged) |  |" in text
+    assert "some runs diverged: a mean is over the seeds that did not" in text
+    assert "missing" not in text
+    frame = results.table()
+    assert (list(frame["seeds"]), list(frame["planned"]), list(frame["diverged"])) == ([2, 0], [3, 3], [1, 3])
+    assert frame["test_accuracy_mean"].isna().tolist() == [False, True]
+    runs = results.runs_table()
+    assert list(runs["status"]) == ["completed", "diverged", "completed", *["diverged"] * 3]
+    assert runs["test_accuracy"].isna().tolist() == [False, True, False, True, True, True]
+    found = json.loads(results_json(results))
+    assert [point["diverged"] for point in found["points"]] == [1, 3]
+
+
+def test_what_differs_within_a_point_is_named(results_of, small_config) -> None:
+    results = results_of(TWO_POINTS, [0.5, 0.6, 0.7, 0.8, 0.9, 0.85])
+    for number, run in enumerate(results.runs):
+        cut = [1, 2] if number == 1 else [1, 3]
+        config = small_config(stages=3, model={"blocks": 4, "cut": cut})
+        (run.path / "config.yaml").write_text(dump_config(config))
+        environment = describe_environment(config, "abc").model_dump()
+        environment["packages"]["numpy"] = "1.0" if number == 5 else "2.0"
+        (run.path / "environment.json").write_text(Environment.model_validate(environment).model_dump_json())
+    results = load_sweep(results.path)
+    assert [point.differs_in for point in results.points] == [["model.cut"], ["numpy"]]
+    assert "runs of one point differ in: model.cut, numpy" in points_markdown(results)
+    assert list(results.table()["differs_in"]) == ["model.cut", "numpy"]
+
+
+def test_validation_accuracy_is_in_every_table(results_of, summary_of) -> None:
+    results = results_of("grid: {buffer.size: [2]}\n", [0.5])
+    held_out = {"validation_accuracy": 0.75, "ensemble_validation_accuracy": 0.875}
+    (results.runs[0].path / "summary.json").write_text(summary_of(**held_out).model_dump_json())
+    results = load_sweep(results.path)
+    assert "| validation accuracy |" in points_markdown(results)
+    assert results.table()["validation_accuracy_mean"][0] == 0.75
+    assert results.runs_table()["ensemble_validation_accuracy"][0] == 0.875
+
+
+@pytest.mark.parametrize(
+    ("runtime", "absent"),
+    [
+        ("ray", set()),
+        ("virtual", {"updates_per_time"}),
+        ("sim", {"updates_per_time", "train_seconds", "busy_fraction"}),
+    ],
+)
+def test_times_stand_only_where_they_mean_something(summary_of, runtime, absent) -> None:
+    timed = {"updates_per_time", "train_seconds", "busy_fraction"}
+    assert timed - set(measured(summary_of(runtime=runtime))) == absent
+
+
+def test_the_table_as_latex(results_of) -> None:
+    text = points_latex(results_of(HARD, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 1 / 3, 0.5]))
+    assert "\\toprule" in text
+    assert r"delays.profile & model.downsample & algorithm & seeds & test accuracy" in text
+    assert r'a, "b" | c &' in text
+    assert r"0.15 $\pm$ 0.64 (0.07)" in text
+    assert text.count(r"\\") == 6
 
 
 def test_one_seed_has_a_mean_alone(results_of) -> None:
     results = results_of("grid: {buffer.size: [2, 5]}\n", [0.5, 0.75])
-    assert "| 5 | 1 | 0.7500 | 0.7600 | 2.5000 | 1.2500 |" in markdown(results)
-    [_, row] = list(csv.DictReader(io.StringIO(points_csv(results))))
+    assert "| 5 | 1 | 0.7500 | 0.7600 | 2.5000 | 0.2500 | 2.5000 | 2.5000 |" in points_markdown(results)
+    [_, row] = list(csv.DictReader(io.StringIO(points_frame(results).to_csv(index=False))))
     assert (row["test_accuracy_mean"], row["test_accuracy_sd"]) == ("0.75", "")
     assert (row["test_accuracy_low"], row["test_accuracy_high"]) == ("", "")
 
 
 def test_a_measure_that_no_run_has_is_no_column_for_a_person(results_of) -> None:
     results = results_of("config: {stages: 1}\ngrid: {epochs: [1, 2]}\n", [0.5, 0.75], staleness=None)
-    assert "staleness" not in markdown(results)
-    [row, _] = list(csv.DictReader(io.StringIO(points_csv(results))))
+    assert "staleness" not in points_markdown(results)
+    [row, _] = list(csv.DictReader(io.StringIO(points_frame(results).to_csv(index=False))))
     assert row["staleness_mean"] == ""
-    [row, _] = list(csv.DictReader(io.StringIO(runs_csv(results))))
+    [row, _] = list(csv.DictReader(io.StringIO(runs_frame(results).to_csv(index=False))))
     assert row["staleness"] == ""
 
 
@@ -728,8 +912,8 @@ def test_csv_tables_parse_back(results_of) -> None:
     results = results_of(HARD, accuracies)
     keys = ["delays.profile", "model.downsample", "algorithm"]
     assert results.columns == keys
-    rows = list(csv.DictReader(io.StringIO(runs_csv(results))))
-    assert list(rows[0]) == [*keys, "seed", "run", *MEASURES]
+    rows = list(csv.DictReader(io.StringIO(runs_frame(results).to_csv(index=False))))
+    assert list(rows[0]) == [*keys, "seed", "run", "status", *MEASURES]
     assert [float(row["test_accuracy"]) for row in rows] == accuracies  # every bit
     assert [row["run"] for row in rows] == [run.key for run in results.runs]
     assert [row["seed"] for row in rows] == ["1", "8"] * 4 + ["5"]
@@ -740,20 +924,21 @@ def test_csv_tables_parse_back(results_of) -> None:
         *([(name, [2], "async-dgl")] * 2 + [(name, [2, 3], "async-dgl")] * 2),
         ("", [2], "backprop"),
     ]
-    rows = list(csv.DictReader(io.StringIO(points_csv(results))))
+    rows = list(csv.DictReader(io.StringIO(points_frame(results).to_csv(index=False))))
     parts = ("mean", "sd", "low", "high")
-    assert list(rows[0]) == [*keys, "seeds", *(f"{name}_{part}" for name in MEASURES for part in parts)]
+    counts = ["seeds", "planned", "diverged", "differs_in"]
+    assert list(rows[0]) == [*keys, *counts, *(f"{name}_{part}" for name in MEASURES for part in parts)]
     assert [row["seeds"] for row in rows] == ["2"] * 4 + ["1"]
     assert float(rows[4]["test_accuracy_mean"]) == accuracies[8]
     expected = estimate(accuracies[2:4])
     assert [float(rows[1][f"test_accuracy_{part}"]) for part in parts] == [getattr(expected, part) for part in parts]
-    assert '| a, "b" \\| c | [2, 3] | async-dgl | 2 |' in markdown(results)
+    assert '| a, "b" \\| c | [2, 3] | async-dgl | 2 |' in points_markdown(results)
 
 
 def test_tables_are_written_whole(results_of) -> None:
     results = results_of(TWO_POINTS, [0.5, 0.6, 0.7, 0.8, 0.9, 0.85])
     written = write_tables(results)
-    texts = {"table.md": markdown(results), "table.csv": points_csv(results), "runs.csv": runs_csv(results)}
+    texts = {"table.md": points_markdown(results), "table.tex": points_latex(results)}
     for name, text in texts.items():
         assert results.path / name in written
         assert (results.path / name).read_text(encoding="utf-8") == text
@@ -761,18 +946,18 @@ def test_tables_are_written_whole(results_of) -> None:
 
 
 def test_a_sweep_can_be_moved_with_its_runs(results_of, tmp_path) -> None:
-    before = points(results_of(TWO_POINTS, [0.5, 0.6, 0.7, 0.8, 0.9, 0.85]))
+    before = results_of(TWO_POINTS, [0.5, 0.6, 0.7, 0.8, 0.9, 0.85]).points
     (tmp_path / "sweep").rename(tmp_path / "elsewhere")
-    assert points(read_sweep(tmp_path / "elsewhere")) == before
+    assert load_sweep(tmp_path / "elsewhere").points == before
 
 
 def test_runs_that_are_shared_stay_where_they_are(results_of, tmp_path) -> None:
-    before = points(results_of(TWO_POINTS, [0.5, 0.6, 0.7, 0.8, 0.9, 0.85], runs="shared"))
+    before = results_of(TWO_POINTS, [0.5, 0.6, 0.7, 0.8, 0.9, 0.85], runs="shared").points
     assert len(before) == 2
     (tmp_path / "sweep").rename(tmp_path / "elsewhere")
-    assert points(read_sweep(tmp_path / "elsewhere")) == before
+    assert load_sweep(tmp_path / "elsewhere").points == before
 
 
 def test_another_folder_is_no_sweep(tmp_path) -> None:
     with pytest.raises(DataError, match=r"holds no sweep: it has no sweep\.json"):
-        read_sweep(tmp_path)
+        load_sweep(tmp_path)

@@ -7,33 +7,41 @@ import math
 import pytest
 
 from asyncdgl.errors import ConfigError
-from asyncdgl.report.sweep_figure import choose_figure, draw_sweep, save_sweep_figure
+from asyncdgl.report.series import choose_figure
+from asyncdgl.report.style import our_style
+from asyncdgl.report.sweep_figure import draw_sweep, save_sweep_figure
 from asyncdgl.sweep.grid import FigureConfig
-from asyncdgl.sweep.results import Estimate, RunResult, SweepResults, estimate
+from asyncdgl.sweep.measures import Estimate, estimate
+from asyncdgl.sweep.results import RunResult, SweepResults
 
 
 @pytest.fixture
-def results_of(tmp_path):
+def results_of(tmp_path, summary_of):
     """``results_of([(values, accuracies), ...], figure)``: results of a sweep, made by hand."""
 
     def make(points, figure: FigureConfig | None = None, name: str = "made") -> SweepResults:
         runs = []
         for values, accuracies in points:
             for seed, accuracy in enumerate(accuracies):
-                none = {"mean": None}
-                stage = {
-                    "staleness": none,
-                    "times_sampled": none,
-                    "batch_age": none,
-                    "busy_fraction": 0.5,
-                    "updates": 3,
-                }
-                summary = {"test_accuracy": accuracy, "ensemble_test_accuracy": None, "train_seconds": 1.0}
-                kept = None if accuracy is None else {**summary, "stages": [stage, stage], "buffers": []}
+                if accuracy is None:
+                    kept = None
+                elif accuracy == DIVERGED:
+                    kept = summary_of(status="diverged", test_accuracy=0.1)
+                else:
+                    kept = summary_of(test_accuracy=accuracy)
                 runs.append(RunResult(values, seed, str(len(runs)), tmp_path, kept))
         return SweepResults(name, tmp_path, list(runs[0].values), figure, runs, [])
 
     return make
+
+
+DIVERGED = -1.0
+
+
+@pytest.fixture(autouse=True)
+def style():
+    with our_style():
+        yield
 
 
 def at(size, slowdown, algorithm="async-dgl"):
@@ -119,6 +127,52 @@ def test_names_are_files_in_the_folder_and_labels_are_words_with_equal_bytes_eac
     assert before == [path.read_bytes() for path in save_sweep_figure(results_of(TWO_LINES, odd, name="../<a>"))]
 
 
+def test_few_seeds_are_shown_each(results_of) -> None:
+    seeds = [0.5, 0.6, 0.7]
+    many = [0.5, 0.51, 0.52, 0.53, 0.54]
+    [axes] = draw_sweep(results_of([(at(1, 1.0), seeds), (at(2, 1.0), many), (at(3, 1.0), [0.9])])).axes
+    dots = [tuple(map(float, offset)) for part in axes.collections for offset in part.get_offsets() if len(offset)]
+    assert [dot for dot in dots if dot[0] == 1.0] == [(1.0, value) for value in seeds]
+    assert len([dot for dot in dots if dot[0] == 2.0 and dot[1] in many]) == 0
+
+
+def test_a_point_with_a_diverged_seed_is_hollow(results_of) -> None:
+    [axes] = draw_sweep(results_of([(at(1, 1.0), [0.5, 0.6, DIVERGED]), (at(2, 1.0), [0.6, 0.7, 0.8])])).axes
+    hollow = [line for line in axes.lines if line.get_markerfacecolor() == "white"]
+    assert [list(line.get_xdata()) for line in hollow] == [[1]]
+    assert list(axes.containers[0].lines[0].get_ydata()) == pytest.approx([0.55, 0.7])
+
+
+@pytest.mark.parametrize(
+    ("sizes", "log_x", "scale"),
+    [([1, 10], None, "log"), ([1, 9], None, "linear"), ([0, 10], None, "linear"), ([1, 10], False, "linear")],
+)
+def test_the_axis_is_logarithmic_where_its_values_span_a_decade(results_of, sizes, log_x, scale) -> None:
+    found = results_of([(at(size, 1.0), [0.5, 0.6]) for size in sizes], FigureConfig(x="buffer.size", log_x=log_x))
+    assert draw_sweep(found).axes[0].get_xscale() == scale
+
+
+def test_facets_are_panels_with_one_vertical_axis(results_of) -> None:
+    chosen = FigureConfig(x="buffer.size", facets="delays.slowdown", title="A title", size=(6, 2))
+    figure = draw_sweep(results_of(TWO_LINES, chosen))
+    assert [axes.get_title() for axes in figure.axes] == ["S = 1", "S = 2"]
+    assert [list(axes.containers[0].lines[0].get_ydata()) for axes in figure.axes] == [
+        pytest.approx([0.6, 0.7]),
+        pytest.approx([0.6, 2 / 3]),
+    ]
+    assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim()
+    assert figure.get_suptitle() == "A title"
+    assert tuple(figure.get_size_inches()) == (6, 2)
+    level = [[line for line in axes.lines if list(line.get_xdata()) == [0, 1]] for axes in figure.axes]
+    assert [len(lines) for lines in level] == [2, 2]  # baselines stand in every panel
+
+
+@pytest.mark.parametrize(("size", "width"), [("column", 3.5), ("page", 7.0), (None, 3.5)])
+def test_sizes_are_those_of_print(results_of, size, width) -> None:
+    found = results_of([(at(1, 1.0), [0.5]), (at(2, 1.0), [0.6])], FigureConfig(x="buffer.size", size=size))
+    assert draw_sweep(found).get_size_inches()[0] == width
+
+
 VALUES = [{"model.aux": "mlp", "buffer.size": 1, "epochs": 3}, {"model.aux": "cnn", "buffer.size": 5, "epochs": 3}]
 
 
@@ -134,6 +188,8 @@ def test_the_first_number_is_the_axis_by_default() -> None:
         ({"x": "buffer.sizes"}, "no key that differs between the runs: choose one of model.aux, buffer.size, epochs"),
         ({"x": "model.aux", "log_x": True}, "model.aux has values without a logarithm"),
         ({"x": "buffer.size", "y": "accuracy"}, "figure.y must be one of test_accuracy"),
+        ({"x": "buffer.size", "facets": "buffer.sizes"}, "figure.facets: buffer.sizes is no key that differs"),
+        ({"x": "buffer.size", "facets": "buffer.size"}, "figure.facets must be another key than figure.x"),
     ],
 )
 def test_a_figure_that_cannot_be_drawn_is_refused(figure, problem) -> None:
