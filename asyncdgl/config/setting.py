@@ -21,7 +21,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError, core_schema
 
 from asyncdgl import registry
-from asyncdgl.config.messages import readable
+from asyncdgl.config.messages import FORM_TAGS, readable
 from asyncdgl.errors import ConfigError
 
 
@@ -74,6 +74,11 @@ def setting(
     return field
 
 
+def word_or_content(value: Any) -> str:
+    """Which of two forms a value has: see `FORM_TAGS`."""
+    return FORM_TAGS[0] if isinstance(value, str) else FORM_TAGS[1]
+
+
 @dataclass(frozen=True)
 class Named:
     """The type of a key that names a part: a registered word of this kind, or `package.module:attribute`."""
@@ -100,7 +105,8 @@ class Named:
 class Section(BaseModel):
     """What holds keys: a section of a configuration, or the whole. It never changes, and is checked when it is made."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    # Validators are built when the first one is needed: help needs none.
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, defer_build=True)
 
     title: ClassVar[str] = ""
     """What help and documents call it."""

@@ -68,8 +68,8 @@ def test_nothing_is_open(asked: RunConfig) -> None:
     assert decided.ray.threads is None or len(decided.ray.threads) == decided.stages
     assert decided.data.data_dir is None or os.path.isabs(decided.data.data_dir)
     if decided.stages <= decided.model.blocks:
-        blocks = decided.model.blocks
-        assert cut(blocks, decided.stages, decided.model.cut) == cut(blocks, asked.stages, asked.model.cut)
+        model, wanted = decided.model, asked.model
+        assert cut(model.blocks, decided.stages, model.cut) == cut(wanted.blocks, asked.stages, wanted.cut)
         assert len(decided.model.cut) == decided.stages - 1
 
 
