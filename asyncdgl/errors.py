@@ -1,8 +1,13 @@
 """The errors that a user can meet. Each carries a message that says what was expected and how to mend it."""
 
+from __future__ import annotations
+
 import reprlib
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from asyncdgl.rundir.reader import Run
 
 MOST_SHOWN = 10
 """Problems that one message lists; more are counted."""
@@ -45,7 +50,7 @@ class ConfigError(AsyncDGLError):
         more = len(self.problems) - MOST_SHOWN
         return self.problems[:MOST_SHOWN] + ([f"and {more} more"] if more > 0 else [])
 
-    def __reduce__(self) -> tuple[type["ConfigError"], tuple[list[str]]]:
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[list[str]]]:
         return ConfigError, (self.problems,)
 
 
@@ -67,6 +72,30 @@ class StageFailed(AsyncDGLError):
 
 class Diverged(StageFailed):
     """A stage's loss is not finite: the run is a result, but has no accuracy."""
+
+
+class RunFailed(AsyncDGLError):
+    """A run failed or diverged; its directory says how far it came.
+
+    Attributes:
+        run: what it left.
+    """
+
+    def __init__(self, message: str, run: Run) -> None:
+        self.run = run
+        super().__init__(message)
+
+
+class Interrupted(KeyboardInterrupt):
+    """The run is to stop.
+
+    Attributes:
+        status: of the run: ``interrupted``, or ``terminated`` by SIGTERM.
+    """
+
+    def __init__(self, status: Literal["interrupted", "terminated"], reason: str = "") -> None:
+        self.status: Literal["interrupted", "terminated"] = status
+        super().__init__(reason)
 
 
 class ReplayMismatch(AsyncDGLError):

@@ -49,6 +49,42 @@ class NullObserver:
         """See ``Observer``."""
 
 
+class Several:
+    """Tells several observers, one after the other.
+
+    Args:
+        observers: in their order.
+    """
+
+    def __init__(self, *observers: Observer) -> None:
+        self._observers = observers
+
+    def passed(self, records: Sequence[PassRecord]) -> None:
+        """See ``Observer``."""
+        for observer in self._observers:
+            observer.passed(records)
+
+    def progressed(self, stage: int, progress: Progress) -> None:
+        """See ``Observer``."""
+        for observer in self._observers:
+            observer.progressed(stage, progress)
+
+    def epoch_completed(self, line: EpochLine) -> None:
+        """See ``Observer``."""
+        for observer in self._observers:
+            observer.epoch_completed(line)
+
+    def evaluated(self, line: EvaluationLine) -> None:
+        """See ``Observer``."""
+        for observer in self._observers:
+            observer.evaluated(line)
+
+    def noticed(self, message: str) -> None:
+        """See ``Observer``."""
+        for observer in self._observers:
+            observer.noticed(message)
+
+
 class Recorder:
     """Keeps all that it is told.
 

@@ -16,22 +16,19 @@ from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.observer import Progress
 from asyncdgl.rundir.records import EpochLine, EvaluationLine
 from asyncdgl.rundir.trace import TRAIN, PassRecord
-from asyncdgl.rundir.writer import RunWriter
 
 RECENT_PASSES = 200
 
 
 class RunDisplay:
-    """Observer of a run: writes everything to the run directory and shows how it goes.
+    """Observer of a run: shows how it goes.
 
     Args:
         config: the run.
-        writer: of its directory.
     """
 
-    def __init__(self, config: ResolvedConfig, writer: RunWriter) -> None:
+    def __init__(self, config: ResolvedConfig) -> None:
         self._config = config
-        self._writer = writer
         self._console = console()
         self._live: Live | None = None
         self._notice = ""
@@ -67,7 +64,6 @@ class RunDisplay:
 
     def passed(self, records: Sequence[PassRecord]) -> None:
         """See ``Observer``."""
-        self._writer.passed(records)
         if self._live is not None:
             for r in records:
                 self._count(r)
@@ -93,11 +89,9 @@ class RunDisplay:
 
     def epoch_completed(self, line: EpochLine) -> None:
         """See ``Observer``."""
-        self._writer.metric(line)
 
     def evaluated(self, line: EvaluationLine) -> None:
         """See ``Observer``."""
-        self._writer.metric(line)
         self._evaluation = line
         if self._live is None:
             heads = " ".join(f"{a:.4f}" for a in line.test_accuracy)

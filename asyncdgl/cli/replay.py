@@ -10,9 +10,9 @@ from typing import Any
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from asyncdgl.cli.signals import Interrupted, Signals
+from asyncdgl.cli.signals import EXIT_CODES, Signals
 from asyncdgl.cli.tables import console
-from asyncdgl.errors import ConfigError, ReplayMismatch
+from asyncdgl.errors import ConfigError, Interrupted, ReplayMismatch
 from asyncdgl.plan.machine import available_cores, visible_gpus
 from asyncdgl.report.labels import threads_of_stages
 from asyncdgl.rundir.environment import describe_environment
@@ -75,7 +75,7 @@ def _replay(run: Run, data: Path, differences: Sequence[str], signals: Signals) 
             signals.check()
         except Interrupted as interrupt:
             click.echo(f"Stopped by {interrupt} after {done} of {len(run.records)} passes; nothing differed.", err=True)
-            return interrupt.exit_code
+            return EXIT_CODES[interrupt.status]
         except ReplayMismatch as mismatch:
             hint = " (the environment differs, see above)" if differences else ""
             raise ReplayMismatch(f"not bit-exact: {mismatch}{hint}") from None

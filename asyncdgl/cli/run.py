@@ -84,33 +84,20 @@ def run(
     A flag beats --set, which beats --config.
     """
     asked = _configure(config_file, assignments, {k.replace("__", "."): v for k, v in flags.items() if v is not None})
-    from asyncdgl.rundir.writer import check_out
-
     if out == "":
         raise ConfigError("--out needs the name of a folder")
     folder = None if out is None else Path(out)
-    if folder is not None:
-        check_out(folder)
     if dry_run:
         from asyncdgl.cli.dry_run import show_dry_run
+        from asyncdgl.rundir.writer import check_out
 
+        if folder is not None:
+            check_out(folder)
         show_dry_run(asked)
         return 0
-    from asyncdgl.plan.machine import wanted_address
-    from asyncdgl.plan.memory import check_memory
-    from asyncdgl.plan.resolve import planned
+    from asyncdgl.cli.session import run_and_show
 
-    config = planned(asked)
-    address = wanted_address(asked.ray.address) if asked.runtime == "ray" else None
-    if address is None:
-        check_memory(config)
-    else:
-        from asyncdgl.on_ray.cluster import check_address
-
-        check_address(address, asked.ray.address)
-    from asyncdgl.cli.session import Session
-
-    return Session(asked, folder).execute()
+    return run_and_show(asked, folder)
 
 
 def _configure(config_file: Path | None, assignments: Collection[str], flags: dict[str, str]) -> RunConfig:

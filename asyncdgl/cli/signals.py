@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
+from asyncdgl.errors import Interrupted
+
 GRACE_S = 3.0
 """Time for an orderly end. Ray can keep the main thread in a call for longer than that."""
 
@@ -20,17 +22,12 @@ ONE_SIGNAL_S = 0.3
 """`timeout` and some schedulers send a signal to the process and at once to its group: that is one request, not two."""
 
 
-class Interrupted(BaseException):
-    """A signal asks the run to stop; carries its number."""
+EXIT_CODES = {"interrupted": 130, "terminated": 143}
+"""Of what a signal stopped, by status: as shells have it."""
 
-    def __init__(self, number: int) -> None:
-        self.number = number
-        super().__init__(signal.Signals(number).name)
 
-    @property
-    def exit_code(self) -> int:
-        """130 for Ctrl-C, 143 for SIGTERM, as shells have it."""
-        return 128 + self.number
+def _interrupted(number: int) -> Interrupted:
+    return Interrupted("interrupted" if number == signal.SIGINT else "terminated", signal.Signals(number).name)
 
 
 class Signals:
@@ -73,7 +70,7 @@ class Signals:
         if self._deferred:
             self._pending = number
         else:
-            raise Interrupted(number)
+            raise _interrupted(number)
 
     def _watch(self, heard: socket.socket) -> None:
         number, first_at = _next_stop(heard), time.monotonic()
@@ -118,7 +115,7 @@ class Signals:
         """Raise ``Interrupted`` if a signal came in the meantime."""
         number, self._pending = self._pending, None
         if number is not None:
-            raise Interrupted(number)
+            raise _interrupted(number)
 
 
 def _next_stop(heard: socket.socket) -> int:

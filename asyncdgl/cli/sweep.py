@@ -12,11 +12,11 @@ from typing import Any
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from asyncdgl.cli.signals import Interrupted, Signals
+from asyncdgl.cli.signals import EXIT_CODES, Signals
 from asyncdgl.cli.tables import Column, console, drawing_failed, fitted
 from asyncdgl.config.model import RunConfig
 from asyncdgl.config.yaml import parse_assignment, set_key
-from asyncdgl.errors import ConfigError
+from asyncdgl.errors import ConfigError, Interrupted
 from asyncdgl.plan.machine import available_cores
 from asyncdgl.plan.resolve import planned
 from asyncdgl.sweep.execution import Finished, RunStore, Starter, execute, local_jobs
@@ -213,7 +213,7 @@ def _make(runs: list[SweepRun], store: RunStore, jobs: int | None, address: str 
         try:
             execute(runs, store, start, at_once, on_end, signals.check)
         except Interrupted as interrupt:
-            return interrupt.exit_code
+            return EXIT_CODES[interrupt.status]
     signals.take()
     return 1 if failed else 0
 

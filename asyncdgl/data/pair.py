@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from asyncdgl.data.base import Decoded
+from asyncdgl.data.base import Decoded, Source
 from asyncdgl.errors import DataError
 
 if TYPE_CHECKING:
@@ -47,6 +47,11 @@ def from_pair(
     from asyncdgl.data.cache import keep
 
     return keep(decode_pair(train, test, classes, on_progress), "pair")
+
+
+def source_of_pair(train: MapStyle, test: MapStyle) -> Source:
+    """A pair of data sets as a source, which only this process can read."""
+    return Source(lambda request: decode_pair(train, test, on_progress=request.on_progress), in_process=True)
 
 
 def decode_pair(

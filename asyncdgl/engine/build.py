@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,11 +13,13 @@ from asyncdgl.buffers.size import entry_bytes
 from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.delays.clock import ProfileClock
 from asyncdgl.engine.passes import NoTensors, StagePasses, Tensors
-from asyncdgl.learn.learner import NoArithmetic
+from asyncdgl.learn.learner import NoArithmetic, as_arrays
 from asyncdgl.plan.memory import asked_outputs
 from asyncdgl.seeding import Draws
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from asyncdgl.data.dataset import Dataset
     from asyncdgl.learn.evaluation import Evaluator
 
@@ -82,6 +84,12 @@ def make_passes(config: ResolvedConfig, dataset: Dataset, number: int, clock: Ca
     stream = make_stream(config, dataset) if number == 1 else None
     per_epoch = len(dataset.train) // config.batch_size
     return StagePasses(number, stage, Tensors(config, stream), per_epoch, config, clock)
+
+
+def weights_of(passes: Mapping[int, StagePasses]) -> dict[int, Mapping[str, NDArray[Any]]]:
+    """The weights that each stage has now; none where nothing is computed."""
+    states = {j: own.learner.published() for j, own in passes.items()}
+    return {j: as_arrays(state) for j, state in states.items() if state is not None}
 
 
 def make_buffer(config: ResolvedConfig, after_stage: int) -> ReplayBuffer[Any]:

@@ -12,7 +12,7 @@ from asyncdgl import registry
 from asyncdgl.algorithms.base import Algorithm
 from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.engine import turn
-from asyncdgl.engine.build import Parts, build
+from asyncdgl.engine.build import Parts, build, weights_of
 from asyncdgl.engine.evaluations import Evaluation, Evaluations, evaluation_line
 from asyncdgl.engine.passes import Passed
 from asyncdgl.errors import SampleBlocked
@@ -172,4 +172,5 @@ class Simulation:
                 for j, b in self._buffers.items()
             ],
             evaluation=self._evaluation,
+            weights=weights_of(self._passes),
         )

@@ -17,7 +17,7 @@ from asyncdgl.buffers.entry import Entry, PassName
 from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.config.sections import PassTimes
 from asyncdgl.engine import turn
-from asyncdgl.engine.build import build, steps_clock
+from asyncdgl.engine.build import build, steps_clock, weights_of
 from asyncdgl.engine.evaluations import Evaluation, Evaluations, evaluation_line
 from asyncdgl.engine.pace import Pace
 from asyncdgl.engine.passes import Passed
@@ -369,4 +369,5 @@ class VirtualRun:
                 for j, b in self._buffers.items()
             ],
             evaluation=self._evaluation,
+            weights=weights_of(self._passes),
         )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
 
     from asyncdgl.data.batch import Batch
 
@@ -27,6 +28,11 @@ class TrainResult:
     output: Any
     loss: float | None
     correct: int
+
+
+def as_arrays(state: State) -> dict[str, NDArray[Any]]:
+    """For a file or another process. numpy has no bfloat16: it becomes float32, which holds every value of it."""
+    return {name: (value.float() if "bfloat16" in str(value.dtype) else value).numpy() for name, value in state.items()}
 
 
 class Learner(Protocol):

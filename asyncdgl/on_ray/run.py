@@ -249,6 +249,7 @@ class RayRun:
                 end, published = self._get(ref, f"stage {j}", "ending", deadline and _left(deadline))
                 self._outcome.ends.setdefault(j, end)  # asked again, a stage has forgotten what it had fetched ahead
                 final[j] = published[0]
+                self._outcome.weights[j] = self._get(final[j], f"stage {j}", "ending", deadline and _left(deadline))
         self._outcome.buffers.clear()  # stopped in the last evaluation, they are counted a second time
         counts = {j: buffer.statistics.remote() for j, buffer in self._buffers.items()}
         deadline = None if limit_s is None else time.monotonic() + COUNT_LIMIT_S

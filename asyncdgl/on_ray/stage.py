@@ -20,6 +20,7 @@ from asyncdgl.engine.build import make_clock, make_passes, steps_clock
 from asyncdgl.engine.passes import Passed
 from asyncdgl.errors import SampleBlocked
 from asyncdgl.learn.arithmetic import set_up_torch
+from asyncdgl.learn.learner import State, as_arrays
 from asyncdgl.observer import Progress
 from asyncdgl.on_ray.ends import Inbox, Outbox
 from asyncdgl.on_ray.greeting import hello
@@ -242,5 +243,5 @@ class StageActor:
         return self._passes.end(fetched_unused=unused), [_put(self._passes.learner.published())]
 
 
-def _put(weights: Any) -> Any:
-    return ray.put({name: value.numpy() for name, value in weights.items()})
+def _put(weights: State | None) -> Any:
+    return ray.put(as_arrays(weights or {}))

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from asyncdgl.rundir.records import BufferSummary, EvaluationLine, Process
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -36,9 +40,11 @@ class Outcome:
         buffers: the books of each buffer.
         evaluation: the last one.
         processes: of the Ray runtime.
+        weights: of the stages that could say theirs at the end, by name.
     """
 
     ends: dict[int, StageEnd]
     buffers: list[BufferSummary]
     evaluation: EvaluationLine | None
     processes: list[Process] = field(default_factory=list)
+    weights: dict[int, Mapping[str, NDArray[Any]]] = field(default_factory=dict)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
@@ -15,6 +17,7 @@ from asyncdgl.errors import ConfigError, DataError
 from asyncdgl.rundir.records import (
     CONFIG,
     ENVIRONMENT,
+    FIGURES,
     METRICS,
     SUMMARY,
     TRACE,
@@ -28,6 +31,7 @@ from asyncdgl.rundir.trace import PassRecord, by_stage, read_trace
 
 if TYPE_CHECKING:
     import pandas as pd
+    from torch import nn
 
 NAMES: dict[type[BaseModel], str] = {Summary: "a summary", Environment: "an environment"}
 
@@ -45,6 +49,7 @@ class Run:
         summary: None where the run was killed.
         lines: of metrics.jsonl.
         records: of the trace; None to read them when they are asked for.
+        given: parts of the run that were handed over as objects, by kind.
     """
 
     def __init__(
@@ -55,12 +60,14 @@ class Run:
         summary: Summary | None,
         lines: Sequence[EpochLine | EvaluationLine],
         records: Sequence[PassRecord] | None = None,
+        given: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         self.path = path
         self.config = config
         self.environment = environment
         self.summary = summary
         self.lines = list(lines)
+        self.given = given
         if records is not None:
             self.__dict__["records"] = list(records)  # where cached_property looks
 
@@ -124,9 +131,42 @@ class Run:
             ]
         return pd.DataFrame(rows)
 
+    def figures(self) -> dict[str, Picture]:
+        """The figures that lie in the run directory, by name."""
+        return {path.stem: Picture(path) for path in sorted((self.path / FIGURES).glob("*.png"))}
 
-def read_run(path: Path) -> Run:
+    def model(self, head: int | None = None) -> nn.Sequential:
+        """The trained network up to a head (from 1; by default the last), an ordinary module in evaluation mode.
+
+        It maps inputs [B, …], normalised as the run's were, to class scores [B, classes].
+
+        Raises:
+            DataError: the run kept no model.
+            ConfigError: its network was an object, which has to be handed to ``load_run`` again.
+        """
+        from asyncdgl.registry import handed_over
+        from asyncdgl.rundir.model import load_model
+
+        with handed_over(self.given):
+            return load_model(self.path, self.config, head)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure of a run; a notebook shows it."""
+
+    path: Path
+
+    def _repr_png_(self) -> bytes:
+        return self.path.read_bytes()
+
+
+def read_run(path: Path, given: Mapping[str, Any] = MappingProxyType({})) -> Run:
     """Read a run directory; its trace is read when it is asked for.
+
+    Args:
+        path: the directory.
+        given: parts of the run that were handed over as objects, by kind.
 
     Raises:
         DataError: the folder is no run directory, or a file in it is broken.
@@ -144,6 +184,7 @@ def read_run(path: Path) -> Run:
         environment=read_record(Environment, path / ENVIRONMENT) if (path / ENVIRONMENT).is_file() else None,
         summary=read_record(Summary, path / SUMMARY) if (path / SUMMARY).is_file() else None,
         lines=_read_metrics(path / METRICS) if (path / METRICS).is_file() else [],
+        given=given,
     )
     heads = config.trained_stages
     if any(len(line.test_accuracy) != heads for line in run.evaluations):

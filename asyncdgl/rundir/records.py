@@ -9,12 +9,14 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-CONFIG, ENVIRONMENT, METRICS, TRACE, SUMMARY = (
+CONFIG, ENVIRONMENT, METRICS, TRACE, SUMMARY, MODEL, FIGURES = (
     "config.yaml",
     "environment.json",
     "metrics.jsonl",
     "trace.jsonl",
     "summary.json",
+    "model.safetensors",
+    "figures",
 )
 
 Status = Literal["completed", "diverged", "failed", "interrupted", "terminated"]

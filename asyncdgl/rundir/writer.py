@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from pydantic import BaseModel
 
 from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.config.yaml import dump_config
 from asyncdgl.errors import ConfigError
+from asyncdgl.observer import Progress
 from asyncdgl.rundir.reader import Run
 from asyncdgl.rundir.records import (
     CONFIG,
@@ -70,7 +73,7 @@ def make_run_dir(out: Path | None, name: str) -> Path:
 
 
 class RunWriter:
-    """Writes a run directory while the run goes on. Each line is in the file at once, whatever happens later."""
+    """The observer that writes a run directory. Each line is in the file at once, whatever happens later."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -78,6 +81,7 @@ class RunWriter:
         self._trace = (path / TRACE).open("a", encoding="utf-8")
         self.records: list[PassRecord] = []
         """What stands in trace.jsonl, so that nobody needs to read it back."""
+        self.environment: Environment | None = None
         self.lines: list[EpochLine | EvaluationLine] = []
         """The same of metrics.jsonl."""
 
@@ -88,6 +92,7 @@ class RunWriter:
     def write_environment(self, environment: Environment) -> None:
         """environment.json: what the bits of a run depend on besides its configuration."""
         self._replace(ENVIRONMENT, _text(environment))
+        self.environment = environment
 
     def write_summary(self, summary: Summary) -> None:
         """summary.json, after all lines before it."""
@@ -106,7 +111,21 @@ class RunWriter:
         self._trace.flush()
         self.records.extend(records)
 
-    def metric(self, line: EpochLine | EvaluationLine) -> None:
+    def progressed(self, stage: int, progress: Progress) -> None:
+        """See ``Observer``: nothing of it is kept."""
+
+    def epoch_completed(self, line: EpochLine) -> None:
+        """See ``Observer``."""
+        self._write_metric(line)
+
+    def evaluated(self, line: EvaluationLine) -> None:
+        """See ``Observer``."""
+        self._write_metric(line)
+
+    def noticed(self, message: str) -> None:
+        """See ``Observer``: nothing of it is kept."""
+
+    def _write_metric(self, line: EpochLine | EvaluationLine) -> None:
         """A line of metrics.jsonl."""
         self._metrics.write(line.model_dump_json() + "\n")
         self._metrics.flush()
@@ -123,9 +142,11 @@ class RunWriter:
         self._metrics.close()
         self._trace.close()
 
-    def as_run(self, config: ResolvedConfig) -> Run:
-        """What a reader of the directory would find in its lines."""
-        return Run(self.path, config, None, None, self.lines, self.records)
+    def as_run(
+        self, config: ResolvedConfig, summary: Summary | None = None, given: Mapping[str, Any] = MappingProxyType({})
+    ) -> Run:
+        """What a reader of the directory would find, without reading it back."""
+        return Run(self.path, config, self.environment, summary, self.lines, self.records, given)
 
 
 def _text(record: BaseModel) -> str:

@@ -1,0 +1,424 @@
+"""A run's whole life: from what was asked to its directory, however it ends. Prints nothing and takes no signal."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+import traceback
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from asyncdgl.config.defaults import merged
+from asyncdgl.config.model import RunConfig
+from asyncdgl.config.yaml import load_yaml, parse_config
+from asyncdgl.errors import AsyncDGLError, ConfigError, DataError, Diverged, Interrupted, RunFailed, StageFailed
+from asyncdgl.observer import NullObserver, Observer, Several
+from asyncdgl.plan.machine import available_cores, wanted_address
+from asyncdgl.plan.memory import check_memory
+from asyncdgl.plan.resolve import planned, resolve
+from asyncdgl.registry import GIVEN, handed_over
+from asyncdgl.rundir.environment import describe_environment
+from asyncdgl.rundir.model import save_model
+from asyncdgl.rundir.outcome import Outcome
+from asyncdgl.rundir.reader import Run, read_run
+from asyncdgl.rundir.records import SUMMARY, Status, Summary
+from asyncdgl.rundir.summary import make_summary
+from asyncdgl.rundir.writer import RunWriter, check_out, make_run_dir
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from asyncdgl.data.dataset import Dataset
+    from asyncdgl.data.pair import MapStyle
+    from asyncdgl.engine.replayer import StageReplay
+
+LOG_TAIL_BYTES = 20_000
+
+
+def run(
+    config: RunConfig | Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    /,
+    *,
+    net: nn.Sequential | None = None,
+    data: tuple[MapStyle, MapStyle] | None = None,
+    out: str | os.PathLike[str] | None = None,
+    observer: Observer | None = None,
+    **settings: Any,
+) -> Run:
+    """Train one network, and leave a run directory.
+
+    Args:
+        config: a configuration, a mapping of its keys, or the path of a YAML file.
+        net: a row of blocks of one's own, instead of ``model.name``; they keep the weights that they have.
+        data: training and test set, each with ``__len__`` and ``__getitem__``, instead of ``data.dataset``.
+        out: the run directory itself, which must not exist or be empty; by default ``runs/<time>-<name>``.
+        observer: is told of every pass, epoch and evaluation.
+        settings: keys of the configuration, over those of ``config``; sections as mappings.
+
+    Returns:
+        The run, with its summary, metrics, trace, figures and model.
+
+    Raises:
+        ConfigError, DataError: the run can't begin; nothing is left of it.
+        RunFailed: it failed or diverged; its directory says how far it came.
+        KeyboardInterrupt: it was interrupted; what there is was written first.
+    """
+    given = given_parts(net, data)
+    with handed_over(given):
+        session = Session(parse_config(_tree(config, settings, given)), None if out is None else Path(out))
+        session.prepare()
+        return session.execute(observer or NullObserver())
+
+
+def replay(
+    run_dir: str | os.PathLike[str] | Run,
+    *,
+    net: nn.Sequential | None = None,
+    data: tuple[MapStyle, MapStyle] | None = None,
+) -> list[StageReplay]:
+    """Repeat a run from its trace, in one process, and compare the loss of every pass and each stage's final state.
+
+    Args:
+        run_dir: the run, or its directory.
+        net: the network, where an object was handed to ``run``.
+        data: training and test set, where they were handed to ``run``.
+
+    Returns:
+        How far each stage was repeated, all of it equal bit for bit.
+
+    Raises:
+        ReplayMismatch: names the first pass, or the first stage's final state, that differs.
+        ConfigError, DataError: there is nothing that could be repeated here.
+    """
+    given = given_parts(net, data)
+    left = run_dir if isinstance(run_dir, Run) else load_run(run_dir)
+    with handed_over({**left.given, **given}):
+        from asyncdgl.data.cache import prepare
+        from asyncdgl.engine.replayer import Replay
+
+        return Replay(left, prepare(left.config.data)).run()
+
+
+def load_run(
+    run_dir: str | os.PathLike[str],
+    *,
+    net: nn.Sequential | None = None,
+    data: tuple[MapStyle, MapStyle] | None = None,
+) -> Run:
+    """Read a run directory.
+
+    Args:
+        run_dir: the directory.
+        net: the network, where an object was handed to ``run``: without it there is no ``model``.
+        data: training and test set, where they were handed to ``run``.
+
+    Raises:
+        DataError: the folder is no run directory, or a file in it is broken.
+    """
+    return read_run(Path(run_dir), given_parts(net, data))
+
+
+def given_parts(net: nn.Sequential | None, data: tuple[MapStyle, MapStyle] | None) -> dict[str, Any]:
+    """What is handed over as objects, by kind."""
+    given: dict[str, Any] = {}
+    if net is not None:
+        given["network"] = net
+    if data is not None:
+        from asyncdgl.data.pair import source_of_pair
+
+        given["data"] = source_of_pair(*data)
+    return given
+
+
+def _tree(
+    config: RunConfig | Mapping[str, Any] | str | os.PathLike[str] | None,
+    settings: Mapping[str, Any],
+    given: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What was asked, as nested settings."""
+    if isinstance(config, RunConfig):
+        tree: Mapping[str, Any] = config.model_dump(exclude_unset=True)
+    elif isinstance(config, Mapping):
+        tree = config
+    elif config is None:
+        tree = {}
+    else:
+        tree = load_yaml(Path(config))
+    names = {"network": {"model": {"name": GIVEN}}, "data": {"data": {"dataset": GIVEN}}}
+    tree = merged(tree, settings)
+    for kind in given:
+        tree = merged(tree, names[kind])
+    return tree
+
+
+class Supervisor(Protocol):
+    """Whoever started a run in a process of its own, and may want to end it."""
+
+    def check(self) -> None:
+        """Called often; raises ``Interrupted`` where the run is to stop."""
+
+    def take(self) -> None:
+        """Ray has taken, or given back, the signals of this process."""
+
+    def unhurried(self) -> AbstractContextManager[None]:
+        """Work that can't hang: it may take the time that it needs."""
+
+
+class NoSupervisor:
+    """Nobody: an interrupt comes as Python's own KeyboardInterrupt."""
+
+    def check(self) -> None:
+        """See ``Supervisor``."""
+
+    def take(self) -> None:
+        """See ``Supervisor``."""
+
+    def unhurried(self) -> AbstractContextManager[None]:
+        """See ``Supervisor``."""
+        return contextlib.nullcontext()
+
+
+class Session:
+    """One run: decides what was left open, makes the run directory, trains, and leaves a summary and figures.
+
+    Args:
+        asked: a checked configuration.
+        out: the run directory, or None for a new one under ``runs``.
+        supervisor: may end it.
+
+    Raises:
+        ConfigError: it can't be run, or the directory can't be used.
+
+    Attributes:
+        config: the run; as far as it can be said before ``prepare``.
+        path: of the run directory, once there is one.
+    """
+
+    def __init__(self, asked: RunConfig, out: Path | None, supervisor: Supervisor | None = None) -> None:
+        self._asked = asked
+        self._out = out
+        self._supervisor = supervisor or NoSupervisor()
+        self._began = time.monotonic()
+        if out is not None:
+            check_out(out)
+        self.config = planned(asked)
+        self._check_place()
+        self.path: Path | None = None
+        self._outcome: Outcome | None = None
+        self._summary: Summary | None = None
+        self._data: Path | None = None
+        self._dataset: Dataset | None = None
+
+    def _check_place(self) -> None:
+        address = wanted_address(self.config.ray.address) if self.config.runtime == "ray" else None
+        if address is None:
+            check_memory(self.config)
+            return
+        from asyncdgl.on_ray.cluster import check_address
+
+        check_address(address, self.config.ray.address)
+
+    def prepare(self, observer: Observer | None = None) -> None:
+        """Read the data, and decide what was left open: nothing is made yet.
+
+        Raises:
+            ConfigError, DataError: the run can't begin.
+        """
+        observer = observer or NullObserver()
+        if self.config.has_tensors:
+            from asyncdgl.data.cache import prepare
+            from asyncdgl.data.dataset import open_dataset
+
+            def on_progress(done: int, total: int) -> None:
+                if done % 10_000 == 0:
+                    observer.noticed(f"decoding images: {done} of {total}")
+
+            self._data = prepare(self.config.data, on_progress, observer.noticed)
+        self.config = resolve(self._asked, self._data, self._supervisor.check, observer.noticed)
+        if self._data is not None:
+            self._dataset = open_dataset(self.config, self._data)
+
+    def execute(self, observer: Observer) -> Run:
+        """Run to the end.
+
+        Raises:
+            ConfigError, DataError: found only once a cluster was asked; nothing is left.
+            RunFailed: it failed or diverged; its directory says how far it came.
+            Interrupted, KeyboardInterrupt: it was stopped; what there is was written first.
+        """
+        out_existed = self._out is not None and self._out.exists()
+        self.path = make_run_dir(self._out, self.config.name)
+        # Ray starts in another working directory, where the path that the user sees would lead elsewhere.
+        self._writer = RunWriter(self.path.absolute())
+        try:
+            self._writer.write_config(self.config)
+            self._write_environment()
+            observer.noticed(f"run directory: {self.path}")
+            self._train(Several(self._writer, observer))
+        except (ConfigError, DataError):  # nothing was computed
+            self._writer.close()
+            self._remove_run_dir(out_existed)
+            raise
+        except BaseException as error:
+            if self._summary is None:  # before training began
+                self._conclude(error)
+            self._writer.close()
+            if isinstance(error, Exception):
+                raise RunFailed(str(self._summary and self._summary.error), self.left()) from error
+            raise
+        self._writer.close()
+        left = self.left()
+        self._draw(left)
+        return left
+
+    def left(self) -> Run:
+        """What the run has left so far."""
+        from asyncdgl.registry import objects_handed_over
+
+        return self._writer.as_run(self.config, self._summary, objects_handed_over())
+
+    def give_up(self, status: Status) -> None:
+        """The main thread does not get to its end in time: write the least, and end what would outlive this process."""
+        from asyncdgl.on_ray.cluster import end_local_cluster
+
+        end_local_cluster()
+        if self.path is not None and not (self._writer.path / SUMMARY).exists():
+            self._writer.write_summary(self._summarise(status, None))
+
+    # --- Training
+
+    def _train(self, observer: Observer) -> None:
+        if self.config.runtime == "ray":
+            self._train_on_ray(observer)
+            return
+        from asyncdgl.engine.sim import Simulation
+        from asyncdgl.engine.virtual import VirtualRun
+
+        engine = VirtualRun if self.config.runtime == "virtual" else Simulation
+        with self._concluded():
+            run = engine(self.config, self._data, observer, self._supervisor.check)
+            try:
+                run.run()
+            finally:
+                self._outcome = run.outcome()
+
+    def _train_on_ray(self, observer: Observer) -> None:
+        if self._data is None:
+            raise TypeError("a run on Ray reads data")
+        from asyncdgl.on_ray.cluster import ray_cluster
+
+        observer.noticed("starting Ray")
+        try:
+            with ray_cluster(self.config, self._writer.path):
+                from asyncdgl.on_ray.run import RayRun
+
+                self._supervisor.take()
+                self._supervisor.check()
+                ray_run = RayRun(self.config, self._data, observer, self._supervisor.check)
+                self._outcome = ray_run.outcome()
+                with self._concluded():
+                    try:
+                        ray_run.start()
+                        self._write_environment()
+                        ray_run.run()
+                    except BaseException:
+                        ray_run.stop()
+                        raise
+                    finally:
+                        ray_run.close()
+        finally:
+            self._supervisor.take()
+
+    def _write_environment(self) -> None:
+        processes = self._outcome.processes if self._outcome is not None else ()
+        sha256 = self._dataset.sha256 if self._dataset is not None else None
+        self._writer.write_environment(describe_environment(self.config, sha256, available_cores(), processes))
+
+    # --- The end
+
+    @contextlib.contextmanager
+    def _concluded(self) -> Iterator[None]:
+        """However training ends, the summary is written at once.
+
+        To leave Ray takes seconds, and SIGTERM then ends the process: Ray gives that signal back to the system.
+        """
+        try:
+            yield
+        except (ConfigError, DataError):
+            raise
+        except BaseException as error:
+            self._conclude(error)
+            raise
+        self._conclude(None)
+
+    def _conclude(self, error: BaseException | None) -> None:
+        status: Status = "completed"
+        message = None
+        if isinstance(error, Interrupted):
+            status = error.status
+        elif isinstance(error, SystemExit):  # Ray's answer to SIGTERM as it starts
+            status = "terminated"
+        elif isinstance(error, KeyboardInterrupt):
+            status = "interrupted"
+        elif error is not None:
+            status = "diverged" if isinstance(error, Diverged) else "failed"
+            message = self._explain(error)
+        with self._supervisor.unhurried():
+            self._save_model()
+            self._summary = self._summarise(status, message)
+            self._writer.write_summary(self._summary)
+
+    def _save_model(self) -> None:
+        """Whole or not at all: a stage that could not say its weights any more leaves none of the others'."""
+        weights = self._outcome.weights if self._outcome is not None else {}
+        if self._dataset is not None and len(weights) == self.config.trained_stages:
+            save_model(self._writer.path, weights, self._dataset)
+
+    def _summarise(self, status: Status, message: str | None) -> Summary:
+        wall_seconds = time.monotonic() - self._began
+        return make_summary(self.config, self._writer, self._outcome, status, message, wall_seconds)
+
+    def _explain(self, error: BaseException) -> str:
+        """One sentence for a failed run; the tail of the failed process's log goes to the run directory."""
+        if isinstance(error, StageFailed):
+            kept = self._keep_log(error.process)
+            return f"{error}; the end of its log is in {kept}" if kept else str(error)
+        if isinstance(error, AsyncDGLError):
+            return str(error)
+        kept = self._writer.write_log("traceback.log", "".join(traceback.format_exception(error)))
+        return f"{type(error).__name__}: {error}; the traceback is in {kept}"
+
+    def _keep_log(self, process: str | None) -> Path | None:
+        processes = self._outcome.processes if self._outcome is not None else []
+        log = next((p.log for p in processes if p.name == process), None)
+        if process is None or log is None or not os.path.isfile(log):
+            return None
+        with Path(log).open("rb") as file:
+            file.seek(max(0, os.path.getsize(log) - LOG_TAIL_BYTES))
+            tail = file.read().decode(errors="replace")
+        return self._writer.write_log(f"{process.replace(' ', '-')}.log", tail)
+
+    def _remove_run_dir(self, out_existed: bool) -> None:
+        """Leave the place as it was found: an empty folder of the user's stays, an empty ``runs`` goes."""
+        if self.path is None:
+            return
+        shutil.rmtree(self.path)
+        if out_existed:
+            self.path.mkdir()
+        if self._out is None:
+            with contextlib.suppress(OSError):
+                self.path.parent.rmdir()
+
+    def _draw(self, left: Run) -> None:
+        """What was computed is whole without its figures, whatever a font or a full disk comes up with."""
+        from asyncdgl.report.figures import draw_figures
+
+        try:
+            draw_figures(left)
+        except Exception as error:
+            warnings.warn(f"the figures can't be drawn: {type(error).__name__}: {error}", stacklevel=2)

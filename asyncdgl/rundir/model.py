@@ -1,0 +1,127 @@
+"""The trained network: model.safetensors, and the modules that it is the weights of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from asyncdgl.errors import DataError
+from asyncdgl.rundir.records import MODEL
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from asyncdgl.config.resolved import ResolvedConfig
+    from asyncdgl.data.dataset import Dataset
+    from asyncdgl.nets.base import StageNet
+
+    Arrays = Mapping[str, NDArray[Any]]
+
+STAGE = "stage{}."
+"""What the names of a stage's weights begin with; then ``module.`` or ``aux.``, and torch's own name."""
+
+
+@dataclass(frozen=True)
+class Interface:
+    """What a network reads and gives.
+
+    Attributes:
+        input_shape: of one input, without the batch: (C, H, W), (T, D) or (D,).
+        classes: their names, in the order of the scores.
+    """
+
+    input_shape: tuple[int, ...]
+    classes: tuple[str, ...]
+
+
+def save_model(folder: Path, weights: Mapping[int, Arrays], dataset: Dataset) -> None:
+    """Write model.safetensors, whole or not at all.
+
+    Args:
+        folder: the run directory.
+        weights: of stages 1 … J, as each published them last.
+        dataset: what they were trained on.
+    """
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    named = {
+        STAGE.format(j) + name: np.ascontiguousarray(value) for j, own in weights.items() for name, value in own.items()
+    }
+    interface = {"input_shape": json.dumps(dataset.input_shape), "classes": json.dumps(dataset.classes)}
+    part = folder / f".{MODEL}.part"
+    save_file(named, part, {"format": "asyncdgl", **interface})
+    part.replace(folder / MODEL)
+
+
+def read_interface(folder: Path) -> Interface:
+    """What the kept network of a run reads and gives.
+
+    Raises:
+        DataError: no model was kept there, or the file is broken.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = folder / MODEL
+    if not path.is_file():
+        raise DataError(f"{folder} has no {MODEL}: the run did not come to its end, or its stages could not be asked")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            about = file.metadata() or {}
+        return Interface(tuple(json.loads(about["input_shape"])), tuple(json.loads(about["classes"])))
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise DataError(f"{path} is no model of a run: {error}") from None
+
+
+def load_networks(folder: Path, config: ResolvedConfig) -> list[StageNet]:
+    """Every stage with its kept weights, in evaluation mode.
+
+    Args:
+        folder: the run directory.
+        config: of the run.
+
+    Raises:
+        DataError: no model was kept there, or it does not fit the configuration.
+    """
+    from safetensors.torch import load_file
+
+    from asyncdgl.nets.base import make_networks
+
+    interface = read_interface(folder)
+    nets = make_networks(config, interface.input_shape, len(interface.classes))
+    weights = load_file(folder / MODEL)
+    for j, net in enumerate(nets, 1):
+        for part, name in ((net.module, "module."), (net.aux, "aux.")):
+            prefix = STAGE.format(j) + name
+            own = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+            try:
+                part.load_state_dict(own)
+            except RuntimeError as error:
+                raise DataError(f"{folder / MODEL} does not fit the configuration: stage {j}: {error}") from None
+            part.eval()
+    return nets
+
+
+def load_model(folder: Path, config: ResolvedConfig, head: int | None = None) -> nn.Sequential:
+    """The network up to a head, with its kept weights: an ordinary module, [B, …] to class scores [B, classes].
+
+    Args:
+        folder: the run directory.
+        config: of the run.
+        head: from 1; by default the last one.
+
+    Raises:
+        DataError: no model was kept there.
+        ValueError: there is no such head.
+    """
+    from torch import nn
+
+    nets = load_networks(folder, config)
+    head = len(nets) if head is None else head
+    if not 1 <= head <= len(nets):
+        raise ValueError(f"head must be from 1 to {len(nets)}, got {head}")
+    return nn.Sequential(*(net.module for net in nets[:head]), nets[head - 1].aux)
