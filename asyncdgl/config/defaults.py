@@ -14,18 +14,18 @@ Tree = dict[str, Any]
 
 def fixed_image_size(dataset: str) -> int | None:
     """Pixels of a side of a data set's images, where they have one size."""
-    size: int | None = find("data", dataset).image_size
+    size: int | None = getattr(find("data", dataset), "image_size", None)
     return size
 
 
 def reads_files(dataset: str) -> bool:
     """Whether a data set is read from files that lie somewhere."""
-    return bool(find("data", dataset).reads_files)
+    return bool(getattr(find("data", dataset), "reads_files", False))
 
 
 def needed_in_folder(dataset: str) -> str | None:
     """What must be in the folder that a user has to name, where one has to be named."""
-    needed: str | None = find("data", dataset).needs_folder
+    needed: str | None = getattr(find("data", dataset), "needs_folder", None)
     return needed
 
 

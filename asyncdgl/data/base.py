@@ -64,7 +64,7 @@ class Source:
 
     Attributes:
         decode: makes the arrays; raises DataError where the files are missing or wrong.
-        defaults: of the configuration, as a tree; those of the digits stand for what is missing.
+        defaults: of the configuration, as a tree; those of the fields stand for what is missing.
         image_size: pixels of a side, where all images have one size.
         resizes: whether it makes images of ``data.image_size``.
         files: lists what is read in a folder; None where nothing is. A source of one's own that has none is decoded

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from asyncdgl.data.base import Decoded, Request, Source, shown
+from asyncdgl.data.base import Request, Source, shown
 from asyncdgl.data.scratch import scratch
 from asyncdgl.data.sources import find_source
 from asyncdgl.errors import ConfigError, DataError
@@ -19,6 +20,7 @@ from asyncdgl.registry import choices
 
 if TYPE_CHECKING:
     from asyncdgl.config.sections import DataConfig
+    from asyncdgl.data.pair import MapStyle
 
 CACHE_VARIABLE = "ASYNCDGL_CACHE"
 FORMAT = 2
@@ -63,15 +65,22 @@ def prepare(config: DataConfig, on_progress: Progress | None = None, on_notice: 
     return folder
 
 
-def keep(decoded: Decoded, name: str) -> Path:
-    """Put a data set that was made elsewhere into the cache, under a name of its content; returns its folder.
+def from_pair(
+    train: MapStyle, test: MapStyle, classes: Sequence[str] | None = None, on_progress: Progress | None = None
+) -> Path:
+    """Keep a pair of map-style data sets in the cache, under a name of its content; returns its folder.
+
+    Images of bytes are normalised and may be augmented as those of any source; floats are used as they are.
+    Arguments and errors are those of ``decode_pair``.
 
     Raises:
-        DataError: it can't be learned from, or the cache can't be written.
+        DataError: an item is wrong, nothing can be learned from the whole, or the cache can't be written.
     """
+    from asyncdgl.data.pair import decode_pair
     from asyncdgl.data.store import save
 
-    return _make(lambda target: save(decoded, target), name, None)
+    decoded = decode_pair(train, test, classes, on_progress)
+    return _make(lambda target: save(decoded, target), "pair", None)
 
 
 def data_shape(config: DataConfig) -> tuple[tuple[int, ...], int]:
@@ -100,8 +109,6 @@ def _ask(
         return source, Request(config.image_size, on_progress=on_progress, on_notice=on_notice)
     if source.needs_folder is not None and config.data_dir is None:
         raise ConfigError(f"data.dataset {config.dataset} needs --data-dir DIR with {source.needs_folder}")
-    if config.data_dir and "\0" in config.data_dir:
-        raise DataError(f"data.data_dir can't be the name of a folder: {shown(config.data_dir)}")
     folder = _absolute(config.data_dir) if config.data_dir else cache_root() / "downloads"
     try:
         files = source.files(folder)
@@ -175,7 +182,7 @@ def _decode(dataset: str, source: Source, request: Request, folder: Path | None)
 
 def _make(decode: Callable[[Path], None], name: str, folder: Path | None) -> Path:
     """Have a data set written to the cache whole or not at all; without a folder, to one named by its content."""
-    from asyncdgl.data.store import META, damage
+    from asyncdgl.data.store import META
 
     root = cache_root()
     try:
@@ -184,10 +191,7 @@ def _make(decode: Callable[[Path], None], name: str, folder: Path | None) -> Pat
             new.mkdir()
             decode(new)
             folder = folder or root / f"{name}-{hashlib.sha256((new / META).read_bytes()).hexdigest()[:20]}"
-            if damage(folder) is not None:  # otherwise another run was quicker
-                if folder.exists():
-                    folder.rename(space / "damaged")
-                new.rename(folder)
+            _place(new, folder, space)
     except BrokenPipeError:  # of whoever is told the progress
         raise
     except OSError as error:
@@ -195,6 +199,23 @@ def _make(decode: Callable[[Path], None], name: str, folder: Path | None) -> Pat
             f"the cache folder {root} can't be written ({error.strerror}): set {CACHE_VARIABLE} to another one"
         ) from None
     return folder
+
+
+def _place(new: Path, folder: Path, space: Path) -> None:
+    """Move a data set to its folder; what is damaged there goes, and a whole one, of a run that was quicker, stays."""
+    from asyncdgl.data.store import damage
+
+    for attempt in range(10):  # others may do the same at the same time
+        try:
+            new.rename(folder)
+            return
+        except OSError as error:
+            if damage(folder) is None:
+                return
+            problem = error
+        with contextlib.suppress(FileNotFoundError):
+            folder.rename(space / f"damaged{attempt}")
+    raise problem
 
 
 def _is_for_downloads(config: DataConfig, folder: Path) -> bool:

@@ -43,7 +43,7 @@ class Dataset:
     Attributes:
         train, validation, test: its splits.
         classes: names of the classes.
-        mean, std: of each channel, 0 to 1; None for floats, which are used as they are.
+        mean, std: of each channel, 0 to 1; empty for floats, which are used as they are.
         sha256: of all arrays.
     """
 
@@ -51,8 +51,8 @@ class Dataset:
     validation: Images | None
     test: Images
     classes: tuple[str, ...]
-    mean: tuple[float, ...] | None
-    std: tuple[float, ...] | None
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     sha256: str
 
     @property
@@ -68,7 +68,7 @@ class Dataset:
     def normalise(self, x: NDArray[Any]) -> NDArray[np.float32]:
         """[B, H, W, C] bytes to float32 with mean 0 and deviation 1 in each channel; floats as they are."""
         normal = x.astype(np.float32)
-        if self.mean is None or self.std is None:
+        if not self.mean:
             return normal
         scale = (1 / (255 * np.asarray(self.std))).astype(np.float32)
         shift = (-np.asarray(self.mean) / np.asarray(self.std)).astype(np.float32)
@@ -105,9 +105,9 @@ def make_dataset(cached: Cached, config: ResolvedConfig) -> Dataset:
         raise ConfigError(
             f"data.augment crops and flips images, and this data has x of the shape {list(shape)}: set it to false"
         )
-    if mean is not None and cached.mean is None:
+    if mean and not cached.mean:
         raise ConfigError("data.mean and data.std are for images of bytes; this data holds floats, used as they are")
-    if mean is not None and len(mean) != shape[0]:
+    if mean and len(mean) != shape[0]:
         raise DataError(f"data.mean has {len(mean)} channels, but the images have {shape[0]}")
     validation = Images(cached.train_x, cached.train_y, np.sort(order[:held_out])) if held_out else None
     return Dataset(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from asyncdgl.data.base import Decoded, Source
@@ -24,16 +23,13 @@ class MapStyle(Protocol):
     def __getitem__(self, index: int, /) -> tuple[Any, Any]: ...
 
 
-def from_pair(
+def decode_pair(
     train: MapStyle,
     test: MapStyle,
     classes: Sequence[str] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
-) -> Path:
-    """Read every item of a pair of data sets once, and keep it in the cache; returns the folder there.
-
-    Images of bytes are normalised and may be augmented as those of any source; floats are used as they are. What the
-    data sets draw at random, they draw once.
+) -> Decoded:
+    """Every item of a pair of data sets, read once: what they draw at random, they draw once.
 
     Args:
         train: the training set.
@@ -44,6 +40,7 @@ def from_pair(
     Raises:
         DataError: a set is empty, or an item is not like the first one or has no class; the message names it.
     """
+<<<<<<< HEAD
     from asyncdgl.data.cache import keep
 
     return keep(decode_pair(train, test, classes, on_progress), "pair")
@@ -61,6 +58,8 @@ def decode_pair(
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Decoded:
     """The arrays of a pair of data sets; arguments and errors as for ``from_pair``."""
+=======
+>>>>>>> data
     counts = [_length(data, name) for name, data in (("train", train), ("test", test))]
 
     def tell(done: int) -> None:

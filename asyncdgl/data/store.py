@@ -35,7 +35,7 @@ class Cached:
         train_x, test_x: images [N, H, W, C], uint8 or float32; sequences [N, T, D] or vectors [N, D], float32.
         train_y, test_y: [N] int64.
         classes: names of the classes.
-        mean, std: of each channel over the training set, 0 to 1; None for floats, which are used as they are.
+        mean, std: of each channel over the training set, 0 to 1; empty for floats, which are used as they are.
         sha256: of all arrays.
         notices: what the user should know of how they were made.
     """
@@ -45,8 +45,8 @@ class Cached:
     test_x: NDArray[Any]
     test_y: NDArray[np.int64]
     classes: tuple[str, ...]
-    mean: tuple[float, ...] | None
-    std: tuple[float, ...] | None
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     sha256: str
     notices: tuple[str, ...] = ()
 
@@ -75,7 +75,7 @@ def save(decoded: Decoded, folder: Path, notices: Sequence[str] = ()) -> None:
         path = folder / f"{name}.npy"
         np.save(path, array)
         sizes[path.name] = path.stat().st_size
-    mean, std = _channel_statistics(decoded.train_x) if decoded.train_x.dtype == np.uint8 else (None, None)
+    mean, std = _channel_statistics(decoded.train_x) if decoded.train_x.dtype == np.uint8 else ([], [])
     meta = {
         "classes": decoded.classes,
         "mean": mean,
@@ -175,8 +175,8 @@ def open_cached(folder: Path) -> Cached:
     return Cached(
         **arrays,
         classes=tuple(meta["classes"]),
-        mean=None if meta["mean"] is None else tuple(meta["mean"]),
-        std=None if meta["std"] is None else tuple(meta["std"]),
+        mean=tuple(meta["mean"]),
+        std=tuple(meta["std"]),
         sha256=meta["sha256"],
         notices=tuple(meta["notices"]),
     )

@@ -69,7 +69,7 @@ def test_a_damaged_cache_is_said(asyncdgl, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--dataset", "cifar10", "--set", r'data.data_dir="a\0b"'], r"can't be the name of a folder: "),
+        (["--dataset", "cifar10", "--set", r'data.data_dir="a\0b"'], "data.data_dir must hold no NUL character"),
         ([*FOLDER, "--data-dir", "pictures"], "3 files can't be read as images: "),
     ],
 )

@@ -72,15 +72,7 @@ def source_config() -> Callable[..., DataConfig]:
     """``source_config("module:attribute")``: the configuration of a source of the user's."""
 
     def make(name: str, folder: Path | None = None, size: int = 8) -> DataConfig:
-        return DataConfig.model_construct(
-            dataset=name,
-            data_dir=None if folder is None else str(folder),
-            image_size=size,
-            augment=False,
-            validation=0.0,
-            mean=None,
-            std=None,
-        )
+        return DataConfig(dataset=name, data_dir=None if folder is None else str(folder), image_size=size)
 
     return make
 

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch.utils.data import TensorDataset
 
+from asyncdgl.data.cache import from_pair
 from asyncdgl.data.dataset import make_dataset
-from asyncdgl.data.pair import from_pair
 from asyncdgl.data.store import open_cached
 from asyncdgl.data.stream import BatchStream, in_order
 from asyncdgl.errors import DataError
@@ -68,7 +68,7 @@ def test_items_of_all_kinds(empty_cache, make, kept) -> None:
     np.testing.assert_array_equal(cached.test_x, expected[:6])
     assert cached.train_y.tolist() == [0, 1, 2] * 4
     assert cached.classes == ("0", "1", "2")
-    assert (cached.mean is None) == (expected.dtype != np.uint8)
+    assert (cached.mean == ()) == (expected.dtype != np.uint8)
 
 
 def test_one_content_is_kept_once(empty_cache) -> None:

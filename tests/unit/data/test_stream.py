@@ -192,7 +192,7 @@ def test_images_of_two_sides_are_padded_as_the_shorter_one(sides) -> None:
 def test_batches_of_floats(shape, seen) -> None:
     x = np.random.default_rng(0).normal(size=(45, *shape)).astype(np.float32)
     rows = Images(x, np.arange(45), np.arange(45))
-    dataset = Dataset(rows, None, rows, ("0",), None, None, "")
+    dataset = Dataset(rows, None, rows, ("0",), (), (), "")
     batches = [stream(dataset).get(number) for number in range(4)]
     assert len({y for batch in batches for y in batch.y.tolist()}) == 40
     for batch in (*batches, *in_order(dataset, rows, 20)):
@@ -206,6 +206,6 @@ def test_batches_of_floats(shape, seen) -> None:
 def test_images_of_floats_are_cropped_and_flipped() -> None:
     x = np.random.default_rng(0).normal(size=(20, 8, 8, 1)).astype(np.float32)
     rows = Images(x, np.arange(20), np.arange(20))
-    batch = stream(Dataset(rows, None, rows, ("0",), None, None, ""), augment=True).get(0)
+    batch = stream(Dataset(rows, None, rows, ("0",), (), (), ""), augment=True).get(0)
     for image, number in zip(batch.x.permute(0, 2, 3, 1).numpy(), batch.y.tolist(), strict=True):
         assert any(np.array_equal(image, crop) for crop in all_crops(x[number], 1))
