@@ -2,25 +2,53 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 
 import click
 
 from asyncdgl import __version__
-from asyncdgl.cli.completion import teach_bash
-from asyncdgl.cli.profiles import profiles
-from asyncdgl.cli.replay import replay
-from asyncdgl.cli.report import report
-from asyncdgl.cli.run import run
-from asyncdgl.cli.schema import schema
-from asyncdgl.cli.sweep import sweep
 from asyncdgl.errors import AsyncDGLError, ConfigError, DataError
 
 WRONG_INPUT, FAILED = 2, 1
 
 
-@click.group(no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+COMMANDS = {
+    "run": "Train one network, and leave a run directory with its numbers and figures.",
+    "sweep": "Run a grid of configurations, each with several seeds, and leave one table.",
+    "report": "Write a report into each DIR: the folder of a run, or of a sweep.",
+    "replay": "Repeat the run in RUN_DIR from its trace, in one process, and compare it.",
+    "profiles": "List the built-in delay profiles, or print the profile NAME as YAML.",
+    "schema": "Print the JSON schema of a configuration file, with which an editor completes and checks it.",
+}
+"""Each command, in the file of its name, and what the list of commands says of it."""
+
+
+class _Group(click.Group):
+    """Imports a command when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            if not name.startswith("-"):
+                raise click.exceptions.NoSuchCommand(name, possibilities=COMMANDS, ctx=ctx)
+            return None
+        command = getattr(importlib.import_module(f"asyncdgl.cli.{name}"), name)
+        return command if isinstance(command, click.Command) else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(
+    cls=_Group,
+    no_args_is_help=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(__version__, prog_name="asyncdgl")
 def cli() -> None:
     """Train a convolutional network by asynchronous Decoupled Greedy Learning (DGL).
@@ -30,24 +58,18 @@ def cli() -> None:
     """
 
 
-cli.add_command(run)
-cli.add_command(sweep)
-cli.add_command(report)
-cli.add_command(replay)
-cli.add_command(profiles)
-cli.add_command(schema)
-
-
 def main() -> None:
     """The console script: one message for every error, never a traceback for a user's mistake."""
     if "_ASYNCDGL_COMPLETE" in os.environ:
+        from asyncdgl.cli.completion import teach_bash
+
         teach_bash()
     try:
         code = cli.main(standalone_mode=False)
     except click.ClickException as error:
         message = error.format_message().rstrip()
         if message == "Missing command.":
-            message = f"missing command: one of {', '.join(cli.commands)}"
+            message = f"missing command: one of {', '.join(COMMANDS)}"
         hint = f"\nSee `{error.ctx.command_path} --help`." if isinstance(error, click.UsageError) and error.ctx else ""
         click.echo(f"Error: {message}{hint}", err=True)
         code = WRONG_INPUT

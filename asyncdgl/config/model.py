@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Discriminator, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from asyncdgl import registry
@@ -97,14 +97,14 @@ class RunConfig(Section):
         where=where.COMPUTING,
         decided=True,
     )
-    data: DataConfig = DataConfig()
-    model: ModelConfig = ModelConfig()
-    buffer: BufferConfig = BufferConfig()
-    optim: OptimConfig = OptimConfig()
-    delays: DelaysConfig = DelaysConfig()
-    virtual: VirtualConfig = VirtualConfig()
-    ray: RayConfig = RayConfig()
-    evaluation: EvaluationConfig = EvaluationConfig()
+    data: DataConfig = Field(default_factory=DataConfig)
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    buffer: BufferConfig = Field(default_factory=BufferConfig)
+    optim: OptimConfig = Field(default_factory=OptimConfig)
+    delays: DelaysConfig = Field(default_factory=DelaysConfig)
+    virtual: VirtualConfig = Field(default_factory=VirtualConfig)
+    ray: RayConfig = Field(default_factory=RayConfig)
+    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
 
     @model_validator(mode="before")
     @classmethod

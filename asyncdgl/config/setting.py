@@ -100,7 +100,8 @@ class Named:
 class Section(BaseModel):
     """What holds keys: a section of a configuration, or the whole. It never changes, and is checked when it is made."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    # Validators are built when the first one is needed: help needs none.
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, defer_build=True)
 
     title: ClassVar[str] = ""
     """What help and documents call it."""

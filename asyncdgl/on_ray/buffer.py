@@ -22,7 +22,8 @@ from asyncdgl.errors import SampleBlocked
 from asyncdgl.on_ray.greeting import hello
 from asyncdgl.on_ray.pace import WAIT_S
 from asyncdgl.on_ray.transport.calls import Answers, Call, Calls
-from asyncdgl.on_ray.transport.memory import EntryMemory, Held, MappedMemory, Stored, places_given, stored_bytes
+from asyncdgl.on_ray.transport.memory import EntryMemory, Held, MappedMemory, Stored, stored_bytes
+from asyncdgl.plan.memory import places_given
 
 if TYPE_CHECKING:
     from asyncdgl.buffers.codecs import Arrays

@@ -10,7 +10,8 @@ from asyncdgl.buffers.entry import Entry, PassName
 from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.on_ray.buffer import BufferClient, Reply
 from asyncdgl.on_ray.transport.calls import Call
-from asyncdgl.on_ray.transport.memory import UNACKNOWLEDGED, MappedMemory, Stored, stored_bytes
+from asyncdgl.on_ray.transport.memory import MappedMemory, Stored, stored_bytes
+from asyncdgl.plan.memory import UNACKNOWLEDGED
 
 if TYPE_CHECKING:
     from asyncdgl.buffers.codecs import Arrays, Payload

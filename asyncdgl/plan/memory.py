@@ -11,9 +11,21 @@ from asyncdgl.config.model import RunConfig
 from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.errors import ConfigError
 from asyncdgl.nets.shape import Shape, block_outputs
-from asyncdgl.on_ray.transport.memory import most_places
 
 SHARE_OF_MEMORY = 0.8
+
+UNACKNOWLEDGED = 4
+"""Inserts that a producer has on the wire at most, and places that it has for them."""
+
+
+def places_given(prefetch: int) -> int:
+    """How many of the entries given last keep their places: what the reader computes with and what it has asked for."""
+    return prefetch + 2
+
+
+def most_places(held: int, prefetch: int) -> int:
+    """The most places that a buffer on Ray uses which holds so many entries: one more while the oldest makes room."""
+    return held + UNACKNOWLEDGED + places_given(prefetch) + 1
 
 
 def asked_outputs(config: RunConfig) -> list[Shape]:

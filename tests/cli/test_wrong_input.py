@@ -228,6 +228,36 @@ VALUES = [
     ),
 ]
 
+NUMBERS_WITHOUT_END = [
+    Case(
+        "stages-without-end", run("--stages", "100000000", "--dry-run"), ["stages must be at most 10000"], process=True
+    ),
+    config("stages-without-end-in-a-file", "stages: 100000000\n", "stages must be at most 10000", args=("--dry-run",)),
+    Case("batch-size-of-60-digits", run("--batch-size", "7" * 60), ["batch_size must be"], process=True),
+    Case("set-batch-size-of-60-digits", sets("batch_size=" + "7" * 60), ["batch_size must be at most"]),
+    Case("set-epochs-of-5000-digits", sets("epochs=" + "7" * 5000), ["epochs"]),
+    Case("profile-of-a-stage-without-end", run("--delay-profile", "slow_stage" + "9" * 5000), ["there is no profile"]),
+    Case("max-in-flight-without-end", sets("delays.profile.every_link.max_in_flight=" + "7" * 60), ["at most"]),
+    Case("name-without-end", run("--name", "n" * 100_000), ["name", "at most 80"]),
+    Case("algorithm-without-end", run("--algorithm", "a" * 100_000), ["algorithm must be one of", "aaa..."]),
+    config("key-without-end", "a" * 1000 + ": 1\n", "unknown key"),
+    config("list-without-end", "model: {downsample: [" + "1, " * 50_000 + "]}\n", "model.downsample", "at most 64"),
+    config(
+        "problems-without-end",
+        "model: {downsample: [" + "0, " * 60 + "]}\n",
+        "model.downsample.0 must be at least 1",
+        "and 50 more",
+        problems=11,
+    ),
+    config(
+        "aliases-without-end",
+        "\n".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10) if n else 0}]" for n in range(12)) + "\n",
+        "a0: unknown key",
+        "and 2 more",
+        problems=11,
+    ),
+]
+
 # --- What does not go together ----------------------------------------------------------------------------------------
 
 TOGETHER = [
@@ -288,6 +318,7 @@ TOGETHER = [
 SYNC = ("--algorithm", "sync-dgl")
 BACKPROP = ("--algorithm", "backprop")
 SIM = ("--runtime", "sim")
+MOVED = ("runtime=virtual", "virtual.train=false")
 
 WITHOUT_EFFECT = [
     Case("pace-with-sim", run(*SIM, "--pace", "free"), ["pace has no effect", "--runtime ray"]),
@@ -340,6 +371,40 @@ WITHOUT_EFFECT = [
         "buffer.sampler has no effect",
         "async-dgl",
     ),
+    *(
+        Case(
+            f"{key}-without-computing",
+            sets("runtime=virtual", "virtual.train=false", f"{key}={value}"),
+            [key, "compute"],
+        )
+        for key, value in [
+            *(("optim.lr", 0.1), ("optim.momentum", 0.5), ("optim.name", "adam"), ("evaluation.every", 2)),
+            *(("model.width", 8), ("model.loss", "cross-entropy"), ("data.augment", "true"), ("threads", 2)),
+        ]
+    ),
+    Case("lr-without-computing", [*sets(*MOVED), "--lr", "0.1"], ["optim.lr has no effect"]),
+    Case(
+        "decay-factor-without-a-decay",
+        sets("optim.lr_decay_every=null", "optim.lr_decay_factor=2"),
+        ["optim.lr_decay_factor has no effect", "lr_decay_every"],
+    ),
+    Case("betas-with-sgd", sets("optim.betas=[0.5, 0.5]"), ["optim.betas has no effect", "adam"]),
+    Case("momentum-with-adam", sets("optim.name=adam", "optim.momentum=0.5"), ["optim.momentum has no effect", "sgd"]),
+    Case("options-of-conv", sets("model.options.depth=3"), ["model.options", "a network of one's own"]),
+    Case(
+        "prefetch-with-block",
+        sets("buffer.on_full=block", "buffer.max_reuse=1", "buffer.prefetch=2"),
+        ["buffer.prefetch must be at most 1 where buffers block"],
+    ),
+    profile("window-with-sim", "window: 1\n", "delays.profile.window has no effect", "--runtime ray", args=SIM),
+    profile("window-with-pace-free", "window: 1\n", "delays.profile.window has no", args=("--pace", "free")),
+    profile(
+        "max-in-flight-with-block",
+        "every_link: {latency: {mean: 1}, max_in_flight: 3}\n",
+        "max_in_flight has no effect",
+        "overwrite",
+        args=("--max-reuse", "1", "--set", "buffer.on_full=block"),
+    ),
     config("pace-in-a-file-with-sim", "runtime: sim\npace: free\n", "pace has no effect", "--runtime ray"),
     Case(
         "whole-section-set-with-sync",
@@ -377,6 +442,25 @@ MAKE_FOLDER = "!!python/object/apply:os.mkdir [made]"
 CONFIG_FILES = [
     config("config-broken", "epochs: [1\nseed: 3\n", "config file c.yaml: not valid YAML", "line 2", process=True),
     config("config-tab", "buffer:\n\tsize: 3\n", "config file c.yaml: not valid YAML", "line 2"),
+    config(
+        "config-of-a-sweep",
+        "config: {runtime: sim}\ngrid: {buffer.size: [1, 3]}\nseeds: 3\n",
+        "config file c.yaml: this is the file of a sweep (it has grid, seeds)",
+        "`asyncdgl sweep c.yaml`",
+    ),
+    config("config-buffer-size", "buffer_size: 3\n", "buffer_size: unknown key", "did you mean buffer.size?"),
+    config("config-of-5-mb", "model: {downsample: [" + "1, " * 1_700_000 + "]}\n", "c.yaml: larger than 256 KB"),
+    Case(
+        "config-is-a-fifo",
+        run("--config", "c.yaml"),
+        ["config file c.yaml: not a regular file"],
+        make=lambda cwd: os.mkfifo(cwd / "c.yaml"),
+        process=True,
+    ),
+    Case(
+        "config-is-a-device", run("--config", "/dev/zero"), ["config file /dev/zero: not a regular file"], process=True
+    ),
+    config("config-with-a-nul", 'delays: {profile: "a\\0b.yaml"}\n', "delay profile", "NUL", process=True),
     config("config-list", "- epochs\n", "config file c.yaml: expected a mapping", "got a list"),
     config("config-text", "epochs\n", "config file c.yaml: expected a mapping", "got a text"),
     config("config-number", "5\n", "config file c.yaml: expected a mapping", "got a number"),
@@ -412,6 +496,8 @@ PROFILE_FILES = [
         ["delay profile p.yaml", "directory"],
         {"p.yaml": FOLDER},
     ),
+    profile("profile-file-empty", "", "delay profile p.yaml: the file is empty", "asyncdgl profiles", process=True),
+    profile("profile-file-of-comments", "# slow\n", "delay profile p.yaml: the file is empty"),
     profile("profile-file-broken", "unit: [steps\n", "delay profile p.yaml: not valid YAML"),
     profile("profile-file-list", "- unit\n", "delay profile p.yaml: expected a mapping", "got a list"),
     profile("profile-file-text", "slow\n", "delay profile p.yaml: expected a mapping", "got a text"),
@@ -686,6 +772,7 @@ ANSWER_WITHIN_S = 5.0
 CASES = [
     *UNKNOWN_NAMES,
     *VALUES,
+    *NUMBERS_WITHOUT_END,
     *TOGETHER,
     *WITHOUT_EFFECT,
     *SYNTAX,
@@ -815,6 +902,7 @@ def test_out_in_a_folder_of_someone_else(mode: int) -> None:
     program = (
         "import os, sys\n"
         "from asyncdgl import rundir\n"
+        "import asyncdgl.cli.run\n"
         "from asyncdgl.cli.main import main\n"
         "if os.geteuid() == 0:\n"
         "    os.setgroups([])\n"

@@ -19,20 +19,7 @@ import numpy as np
 if TYPE_CHECKING:
     from asyncdgl.buffers.codecs import Arrays
 
-UNACKNOWLEDGED = 4
-"""Inserts that a producer has on the wire at most, and places that it has for them."""
-
 _ALIGNED = 64
-
-
-def places_given(prefetch: int) -> int:
-    """How many of the entries given last keep their places: what the reader computes with and what it has asked for."""
-    return prefetch + 2
-
-
-def most_places(held: int, prefetch: int) -> int:
-    """The most places that a buffer uses which holds so many entries: one more while the oldest makes room."""
-    return held + UNACKNOWLEDGED + places_given(prefetch) + 1
 
 
 @dataclass(frozen=True, slots=True)
