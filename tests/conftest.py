@@ -57,16 +57,19 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def small_config() -> Callable[..., Any]:
-    """``small_config(stages=2, buffer={"size": 3})``: a resolved configuration of a small run."""
+    """``small_config(stages=2, buffer={"size": 3})``: a resolved configuration of a small run.
+
+    What has no effect on it passes: a run that only moves entries has the width and the batches of one that computes.
+    """
     from asyncdgl.config.defaults import merged
-    from asyncdgl.config.yaml import parse_config
+    from asyncdgl.config.model import RunConfig
     from asyncdgl.plan.resolve import planned
 
     def make(**over: Any) -> Any:
         tree = merged(copy.deepcopy(SMALL), over)
         if over.get("model", {}).get("name", "conv") != "conv":
             tree["model"] = over["model"]  # blocks and width are the built-in network's
-        return planned(parse_config(tree))
+        return planned(RunConfig.checked(tree))
 
     return make
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from asyncdgl.config.yaml import parse_config
+from asyncdgl.config.model import RunConfig
 from asyncdgl.plan.machine import bf16_gains, visible_gpus
 
 LARGE = {"data": {"dataset": "cifar10"}, "model": {"width": 32}}
@@ -25,7 +25,7 @@ LARGE = {"data": {"dataset": "cifar10"}, "model": {"width": 32}}
     ],
 )
 def test_bfloat16_on_a_cpu(tree, flags, gains) -> None:
-    assert bf16_gains(parse_config(tree), flags) is gains
+    assert bf16_gains(RunConfig.checked(tree), flags) is gains
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ import pytest
 import scipy.stats
 
 from asyncdgl.config.defaults import merged
+from asyncdgl.config.model import RunConfig
 from asyncdgl.config.yaml import dump_config, load_yaml, parse_config
 from asyncdgl.errors import ConfigError, DataError
 from asyncdgl.plan.resolve import on_this_machine
@@ -72,7 +73,7 @@ def refused(tmp_path):
 
 
 def key_of(**over: Any) -> str:
-    config = on_this_machine(parse_config(merged(BASE, over)))
+    config = on_this_machine(RunConfig.checked(merged(BASE, over)))
     return run_key(config, DataHashes().of(config))
 
 
@@ -398,7 +399,7 @@ WRONG = {
     "a value of another kind": ("grid: {stages: [two]}", ["stages=two: stages must be a whole number, got 'two'"]),
     "a point of a later part": (
         "grid: {epochs: [1]}\nalso:\n  - config: {buffer: {codec: zip}}\n    grid: {epochs: [2]}",
-        ["buffer.codec=zip, epochs=2: buffer.codec must be one of none, bf16, int8; got 'zip'"],
+        ["buffer.codec=zip, epochs=2: buffer.codec must be one of none, bf16, int8, or package"],
     ),
     "a stage that the network lacks": (
         "config: {stages: 3}\ngrid: {delays.profile: [none, slow_stage4]}",
