@@ -11,13 +11,13 @@ from pydantic_core import PydanticCustomError
 from asyncdgl import registry
 from asyncdgl.config import where
 from asyncdgl.config.defaults import defaults_for, lookup, merged
+from asyncdgl.config.delays import DelaysConfig
 from asyncdgl.config.messages import FORM_TAGS
 from asyncdgl.config.sections import (
     MOST,
     MOST_STAGES,
     BufferConfig,
     DataConfig,
-    DelaysConfig,
     EvaluationConfig,
     ModelConfig,
     OptimConfig,

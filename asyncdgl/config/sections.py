@@ -8,8 +8,7 @@ from pydantic import Discriminator, Field, Tag, field_validator
 
 from asyncdgl.config import where
 from asyncdgl.config.messages import FORM_TAGS
-from asyncdgl.config.setting import Named, Section, setting
-from asyncdgl.delays.profiles import DelayProfile, built_in_profile
+from asyncdgl.config.setting import Named, Section, setting, word_or_content
 
 MOST = 10**9
 """No number of things needs to be larger; a typing error is told at once, not after hours."""
@@ -25,10 +24,6 @@ Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 PositiveShare = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Beta = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Threads = Annotated[int, Field(ge=1, le=1024)]
-
-
-def _word_or_content(value: Any) -> str:
-    return FORM_TAGS[0] if isinstance(value, str) else FORM_TAGS[1]
 
 
 class DataConfig(Section):
@@ -277,35 +272,6 @@ class OptimConfig(Section):
     )
 
 
-class DelaysConfig(Section):
-    """Simulated delays."""
-
-    title: ClassVar[str] = "Delays"
-
-    profile: Annotated[
-        Annotated[str, Tag(FORM_TAGS[0])] | Annotated[DelayProfile, Tag(FORM_TAGS[1])], Discriminator(_word_or_content)
-    ] = setting(
-        "none",
-        "delay profile: a name that `asyncdgl profiles` lists, a YAML file, or what stands in one",
-        flag="--delay-profile",
-        label="delay profile",
-        where=where.DELAYED,
-    )
-    slowdown: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = setting(
-        None,
-        "S of the profiles slow_stage<N>; null for 2",
-        flag="--slowdown",
-        symbol="S",
-        where=where.SLOWED,
-    )
-
-    def resolve(self) -> DelayProfile:
-        """The profile itself."""
-        if isinstance(self.profile, DelayProfile):
-            return self.profile
-        return built_in_profile(self.profile, self.slowdown)
-
-
 class PassTimes(Section):
     """What one pass of a stage takes without any delay, in seconds."""
 
@@ -323,7 +289,7 @@ class VirtualConfig(Section):
 
     step_times: Annotated[
         Annotated[Literal["measure"], Tag(FORM_TAGS[0])] | Annotated[TimesOfStages | None, Tag(FORM_TAGS[1])],
-        Discriminator(_word_or_content),
+        Discriminator(word_or_content),
     ] = setting(
         None,
         "seconds of an undelayed pass: a list of {train, forward}, one for each stage or one for all; "
@@ -357,7 +323,7 @@ class RayConfig(Section):
     )
     threads: Annotated[
         Annotated[Literal["cost"], Tag(FORM_TAGS[0])] | Annotated[tuple[Threads, ...] | None, Tag(FORM_TAGS[1])],
-        Discriminator(_word_or_content),
+        Discriminator(word_or_content),
     ] = setting(
         None,
         "CPU threads of stage 1 … J, instead of threads, which the evaluator keeps; cost: all cores, more "

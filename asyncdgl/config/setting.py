@@ -21,7 +21,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError, core_schema
 
 from asyncdgl import registry
-from asyncdgl.config.messages import readable
+from asyncdgl.config.messages import FORM_TAGS, readable
 from asyncdgl.errors import ConfigError
 
 
@@ -72,6 +72,11 @@ def setting(
     field = Field(default=default, description=description, **bounds)
     field.metadata.append(Setting(flag, label, symbol, unit, where, decided, bits))
     return field
+
+
+def word_or_content(value: Any) -> str:
+    """Which of two forms a value has: see `FORM_TAGS`."""
+    return FORM_TAGS[0] if isinstance(value, str) else FORM_TAGS[1]
 
 
 @dataclass(frozen=True)

@@ -111,7 +111,7 @@ MOVED = SITUATIONS["m"]
         ({"optim": {"lr_milestones": [3]}}, "optim.lr_decay_factor", True),
         ({"optim": {"schedule": "my.optim:warmup"}}, "optim.lr_decay_every", True),
         ({"delays": {"profile": "slow_stage2"}}, "delays.slowdown", True),
-        ({"algorithm": "my.way:learners"}, "buffer.sampler", True),
+        ({"algorithm": "asyncdgl.algorithms.async_dgl:async_dgl"}, "buffer.sampler", True),
     ],
 )
 def test_keys_that_depend_on_others(tree, key, has_effect) -> None:
