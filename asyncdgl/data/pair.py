@@ -23,6 +23,11 @@ class MapStyle(Protocol):
     def __getitem__(self, index: int, /) -> tuple[Any, Any]: ...
 
 
+def source_of_pair(train: MapStyle, test: MapStyle) -> Source:
+    """A pair of data sets as a source, for this process: nobody else has the objects."""
+    return Source(lambda request: decode_pair(train, test, on_progress=request.on_progress), in_process=True)
+
+
 def decode_pair(
     train: MapStyle,
     test: MapStyle,
@@ -40,26 +45,6 @@ def decode_pair(
     Raises:
         DataError: a set is empty, or an item is not like the first one or has no class; the message names it.
     """
-<<<<<<< HEAD
-    from asyncdgl.data.cache import keep
-
-    return keep(decode_pair(train, test, classes, on_progress), "pair")
-
-
-def source_of_pair(train: MapStyle, test: MapStyle) -> Source:
-    """A pair of data sets as a source, which only this process can read."""
-    return Source(lambda request: decode_pair(train, test, on_progress=request.on_progress), in_process=True)
-
-
-def decode_pair(
-    train: MapStyle,
-    test: MapStyle,
-    classes: Sequence[str] | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
-) -> Decoded:
-    """The arrays of a pair of data sets; arguments and errors as for ``from_pair``."""
-=======
->>>>>>> data
     counts = [_length(data, name) for name, data in (("train", train), ("test", test))]
 
     def tell(done: int) -> None:

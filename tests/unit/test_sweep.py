@@ -838,7 +838,7 @@ def test_what_differs_within_a_point_is_named(results_of, small_config) -> None:
         cut = [1, 2] if number == 1 else [1, 3]
         config = small_config(stages=3, model={"blocks": 4, "cut": cut})
         (run.path / "config.yaml").write_text(dump_config(config))
-        environment = describe_environment(config, "abc").model_dump()
+        environment = describe_environment(config, "abc", 2).model_dump()
         environment["packages"]["numpy"] = "1.0" if number == 5 else "2.0"
         (run.path / "environment.json").write_text(Environment.model_validate(environment).model_dump_json())
     results = load_sweep(results.path)
