@@ -69,6 +69,10 @@ class Diverged(StageFailed):
     """A stage's loss is not finite: the run is a result, but has no accuracy."""
 
 
+class PartFailed(AsyncDGLError):
+    """A part of the user's own gave something else than its door asks for; the message names the part."""
+
+
 class ReplayMismatch(AsyncDGLError):
     """A repeated run differs from its trace; the message names the first pass, or the stage."""
 
