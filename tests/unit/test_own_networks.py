@@ -21,6 +21,9 @@ from asyncdgl.nets.base import make_networks, make_stage_net
 from asyncdgl.nets.check import check_network
 from asyncdgl.nets.cost import block_multiply_adds, measured_outputs, stage_costs
 from asyncdgl.nets.shape import block_outputs
+from asyncdgl.plan.balance import balance, decide
+from asyncdgl.plan.machine import bf16_gains
+from asyncdgl.plan.memory import buffer_bytes, check_memory
 from asyncdgl.plan.parts import check_parts
 from asyncdgl.registry import find, handed_over
 
@@ -266,6 +269,34 @@ def test_parameters_of_five_dimensions(small_config) -> None:
     stage = Stage(make_stage_net(config, 1, (1, 3, 3, 3), 10, row), config.optim, 1)
     stage.train(Batch(torch.randn(8, 1, 3, 3, 3), torch.arange(8), 0))
     assert stage.updates == 1
+
+
+# --- What is planned --------------------------------------------------------------------------------------------------
+
+
+def test_the_best_cut_is_measured(own) -> None:
+    config = own("resnet", stages=2, model={"balance": "cost"})
+    chosen = balance(config, IMAGE, 10)
+    assert chosen.cut in {(1,), (2,), (3,)}
+    decided, measured = decide(config, IMAGE, 10)
+    assert measured is not None
+    assert decided.model.cut == measured.cut
+    assert [len(net.module) for net in make_networks(decided, IMAGE, 10)] == [measured.cut[0], 4 - measured.cut[0]]
+
+
+@pytest.mark.parametrize(("width", "gains"), [(4, False), (512, True)])
+def test_bfloat16_gains_where_blocks_multiply_much(own, width, gains) -> None:
+    config = own("resnet", model={"options": {"width": width}})
+    assert bf16_gains(config, {"amx_bf16"}) is gains
+    assert bf16_gains(config, set()) is False
+
+
+def test_the_memory_of_the_buffers(own) -> None:
+    config = own("mlp", batch_size=32, buffer={"size": 5})
+    assert buffer_bytes(config) == [5 * 32 * (4 * 16 + 8)] * 2
+    with pytest.raises(ConfigError, match=r"buffer.size 1000000000: .* would fit"):
+        check_memory(own("mlp", buffer={"size": 10**9}))
+    assert buffer_bytes(config, [(3,)] * 3) == [5 * 32 * (4 * 3 + 8)] * 2
 
 
 # --- What is refused --------------------------------------------------------------------------------------------------
