@@ -98,6 +98,10 @@ class Interrupted(KeyboardInterrupt):
         super().__init__(reason)
 
 
+class PartFailed(AsyncDGLError):
+    """A part of the user's own gave something else than its door asks for; the message names the part."""
+
+
 class ReplayMismatch(AsyncDGLError):
     """A repeated run differs from its trace; the message names the first pass, or the stage."""
 

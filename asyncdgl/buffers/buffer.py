@@ -122,7 +122,7 @@ class ReplayBuffer(Generic[P]):
 
         Raises:
             SampleBlocked: with the reason ``empty``, ``below_min_size``, ``not_arrived`` or ``reused_up``.
-            ConfigError: the sampler, one of the user's own, gave something that is not held.
+            PartFailed: the sampler, one of the user's own, gave something that is not held.
         """
         blocked = self.blocked(now)
         if blocked is not None:

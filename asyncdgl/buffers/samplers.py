@@ -5,7 +5,7 @@ from operator import attrgetter
 from typing import Any
 
 from asyncdgl.buffers.entry import Entry, P, PassName, Provenance
-from asyncdgl.errors import ConfigError
+from asyncdgl.errors import ConfigError, PartFailed
 from asyncdgl.registry import find
 
 Sampler = Callable[[Sequence[Entry[P]], Callable[[], float]], Entry[P]]
@@ -36,9 +36,9 @@ def uniform(entries: Sequence[Entry[P]], uniform: Callable[[], float]) -> Entry[
     return entries[int(uniform() * len(entries))]
 
 
-def not_an_entry(name: str, given: object) -> ConfigError:
+def not_an_entry(name: str, given: object) -> PartFailed:
     """What to say of a sampler that gave something else."""
-    return ConfigError(
+    return PartFailed(
         f"sampler {name} gave {given!r}, which is no entry of the buffer: it must return one of the entries that it is "
         "called with"
     )
@@ -59,4 +59,4 @@ def check_sampler(name: str) -> None:
             except Exception as error:  # a part of the user's may raise anything
                 raise ConfigError(f"sampler {name} fails: {type(error).__name__}: {error}") from error
             if given not in entries:
-                raise not_an_entry(name, given)
+                raise ConfigError(str(not_an_entry(name, given)))

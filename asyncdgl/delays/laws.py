@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from pydantic_core import PydanticCustomError
 
 from asyncdgl import registry
-from asyncdgl.errors import ConfigError
+from asyncdgl.errors import ConfigError, PartFailed
 
 _NORMAL = NormalDist()
 
@@ -117,7 +117,7 @@ def _quantile_of(name: str) -> Quantile:
     def checked(law: Law, u: float) -> float:
         length = quantile(law, u)
         if not (isinstance(length, int | float) and 0 <= length < math.inf):
-            raise ConfigError(f"law {name}: its quantile of {u:g} must be a length of at least 0, got {length!r}")
+            raise PartFailed(f"law {name}: its quantile of {u:g} must be a length of at least 0, got {length!r}")
         return length
 
     return checked
@@ -132,8 +132,8 @@ def check_law(law: Law) -> None:
     for u in (1e-9, 0.5, 1 - 1e-9):
         try:
             law.quantile(u)
-        except ConfigError:
-            raise
+        except PartFailed as error:
+            raise ConfigError(str(error)) from None
         except Exception as error:  # a part of the user's may raise anything
             raise ConfigError(f"law {law.law} fails: {type(error).__name__}: {error}") from error
 

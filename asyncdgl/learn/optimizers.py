@@ -14,7 +14,7 @@ from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
 from asyncdgl.config.sections import OptimConfig
-from asyncdgl.errors import ConfigError
+from asyncdgl.errors import ConfigError, PartFailed
 from asyncdgl.registry import find
 
 Parameters = Mapping[str, torch.Tensor]
@@ -70,8 +70,8 @@ def check_optimizer(optim: OptimConfig) -> None:
         optimizer.step([torch.ones(3, 2), None], optim.lr)
         state = optimizer.state()
         make_optimizer(optim, parameters).load(state)
-    except ConfigError:
-        raise
+    except PartFailed as error:
+        raise ConfigError(str(error)) from None
     except Exception as error:  # a part of the user's may raise anything
         raise ConfigError(f"optimizer {optim.name} fails: {type(error).__name__}: {error}") from error
     if not all(isinstance(value, torch.Tensor) for values in state.values() for value in values.values()):
@@ -215,7 +215,7 @@ class TorchOptimizer:
                     kind_of = torch.float64 if isinstance(value, float) else torch.int64
                     kept.setdefault(kind + _NUMBER, {})[name] = torch.tensor(value, dtype=kind_of)
                 elif value is not None:
-                    raise ConfigError(
+                    raise PartFailed(
                         f"optimizer {type(self._optimizer).__name__}: it keeps {kind} as {type(value).__name__}; only "
                         "tensors and numbers can be kept in a checkpoint"
                     )

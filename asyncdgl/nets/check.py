@@ -84,7 +84,8 @@ def _checked_output(where: str, module: nn.Module, x: torch.Tensor) -> torch.Ten
 
 
 def _check_auxiliary(config: ResolvedConfig, number: int, output_shape: Shape, classes: int, is_last: bool) -> None:
-    where = f"stage {number}: auxiliary network {config.model.aux}"
+    is_short = is_last and config.model.head == "mlp-2"
+    where = f"stage {number}: auxiliary network {'mlp-2' if is_short else config.model.aux}"
     shown = f"[{PROBE}, {', '.join(str(size) for size in output_shape)}]"
     try:
         aux = auxiliary_of(config.model, is_last)(output_shape, classes)

@@ -96,8 +96,8 @@ def _output(where: str, block: nn.Module, x: torch.Tensor) -> torch.Tensor:
         output = copy.deepcopy(block).to("meta").eval()(x)
     except Exception as error:  # a part of the user's may raise anything
         raise ConfigError(
-            f"{where} can't be called with its one input, {before} as the block before it gives it: "
-            f"{type(error).__name__}: {_first_line(error)}"
+            f"{where} can't be called with its one input, {before} as the block before it gives it (tried without "
+            f"data, on torch's device meta): {type(error).__name__}: {_first_line(error)}"
         ) from error
     if not isinstance(output, torch.Tensor):
         raise ConfigError(

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.delays.laws import Law, check_law
 from asyncdgl.nets.shape import Shape, block_outputs, cut
 from asyncdgl.registry import choices
-
-if TYPE_CHECKING:
-    pass
 
 PROBE = 3
 """Rows of the mini-batches on which parts are tried."""

@@ -13,6 +13,7 @@ from torch import nn
 from asyncdgl.buffers.codecs import encode, payload_bytes
 from asyncdgl.buffers.size import entry_bytes
 from asyncdgl.cli.main import main
+from asyncdgl.config.yaml import parse_config
 from asyncdgl.data.batch import Batch
 from asyncdgl.errors import ConfigError
 from asyncdgl.learn.stage import Stage
@@ -21,6 +22,9 @@ from asyncdgl.nets.base import make_networks, make_stage_net
 from asyncdgl.nets.check import check_network
 from asyncdgl.nets.cost import block_multiply_adds, measured_outputs, stage_costs
 from asyncdgl.nets.shape import block_outputs
+from asyncdgl.plan.balance import best_cut, by_cost
+from asyncdgl.plan.machine import bf16_gains
+from asyncdgl.plan.memory import buffer_bytes, check_memory
 from asyncdgl.plan.parts import check_parts
 from asyncdgl.registry import find, handed_over
 
@@ -246,8 +250,9 @@ def test_frozen_and_unused_parameters_stay_as_they_are(small_config) -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.frozen(self.used(x))
 
-    config = small_config(stages=1)
-    stage = Stage(make_stage_net(config, 1, (4,), 10, nn.Sequential(Block())), config.optim, 1)
+    with handed_over({"network": nn.Sequential(Block())}):
+        config = small_config(stages=1).replace(model={"name": "given"})
+        stage = Stage(make_stage_net(config, 1, (4,), 10), config.optim, 1)
     before = stage.published()
     stage.train(Batch(torch.randn(8, 4), torch.arange(8), 0))
     changed = {name for name, value in stage.published().items() if not torch.equal(value, before[name])}
@@ -262,10 +267,39 @@ def test_frozen_and_unused_parameters_stay_as_they_are(small_config) -> None:
 def test_parameters_of_five_dimensions(small_config) -> None:
     """Which have no channels-last layout of images."""
     row = nn.Sequential(nn.Sequential(nn.Conv3d(1, 2, 3, padding=1), nn.Flatten(), nn.Linear(54, 4)))
-    config = small_config(stages=1)
-    stage = Stage(make_stage_net(config, 1, (1, 3, 3, 3), 10, row), config.optim, 1)
+    with handed_over({"network": row}):
+        config = small_config(stages=1).replace(model={"name": "given"})
+        stage = Stage(make_stage_net(config, 1, (1, 3, 3, 3), 10), config.optim, 1)
     stage.train(Batch(torch.randn(8, 1, 3, 3, 3), torch.arange(8), 0))
     assert stage.updates == 1
+
+
+# --- What is planned --------------------------------------------------------------------------------------------------
+
+
+def test_the_best_cut_is_measured(own) -> None:
+    config = own("resnet", stages=2)
+    assert best_cut(config, IMAGE, 10).cut in {(1,), (2,), (3,)}
+    model = {"name": "own_parts:resnet", "balance": "cost"}
+    decided, measured = by_cost(parse_config({"runtime": "sim", "stages": 2, "model": model}), config, IMAGE, 10)
+    assert measured is not None
+    assert decided.model.cut == measured.cut
+    assert [len(net.module) for net in make_networks(decided, IMAGE, 10)] == [measured.cut[0], 4 - measured.cut[0]]
+
+
+@pytest.mark.parametrize(("width", "gains"), [(4, False), (512, True)])
+def test_bfloat16_gains_where_blocks_multiply_much(own, width, gains) -> None:
+    config = own("resnet", model={"options": {"width": width}})
+    assert bf16_gains(config, {"amx_bf16"}) is gains
+    assert bf16_gains(config, set()) is False
+
+
+def test_the_memory_of_the_buffers(own) -> None:
+    config = own("mlp", batch_size=32, buffer={"size": 5})
+    assert buffer_bytes(config) == [5 * 32 * (4 * 16 + 8)] * 2
+    with pytest.raises(ConfigError, match=r"buffer.size 1000000000: .* would fit"):
+        check_memory(own("mlp", buffer={"size": 10**9}))
+    assert buffer_bytes(config, [(3,)] * 3) == [5 * 32 * (4 * 3 + 8)] * 2
 
 
 # --- What is refused --------------------------------------------------------------------------------------------------
