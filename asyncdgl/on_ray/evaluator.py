@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,17 @@ from asyncdgl.data.dataset import open_dataset
 from asyncdgl.learn.arithmetic import set_up_torch
 from asyncdgl.learn.evaluation import make_evaluator
 from asyncdgl.on_ray.greeting import hello
+from asyncdgl.registry import handed_over
 
 
 class EvaluationActor:
     """Evaluates published weights beside the training."""
 
-    def __init__(self, config: ResolvedConfig, data: Path) -> None:
+    def __init__(self, config: ResolvedConfig, data: Path, given: Mapping[str, Any]) -> None:
         set_up_torch(config)
         self._config = config
-        self._evaluator = make_evaluator(config, open_dataset(config, data))
+        with handed_over(given):
+            self._evaluator = make_evaluator(config, open_dataset(config, data))
 
     def hello(self) -> dict[str, Any]:
         """See ``hello``."""

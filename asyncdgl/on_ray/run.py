@@ -26,6 +26,7 @@ from asyncdgl.on_ray.greeting import hello
 from asyncdgl.on_ray.pace import PaceActor
 from asyncdgl.on_ray.stage import Chunk, StageActor
 from asyncdgl.plan.machine import wanted_address
+from asyncdgl.registry import objects_handed_over
 from asyncdgl.rundir.outcome import Outcome, StageEnd
 from asyncdgl.rundir.records import BufferSummary, Process
 
@@ -89,6 +90,8 @@ class RayRun:
             StageFailed: one of them died, or runs another asyncdgl than this process.
         """
         config = self._config
+        # The data lie decoded in their folder; the objects that read them stay here.
+        given = {kind: part for kind, part in objects_handed_over().items() if kind != "data"}
         gpu, evaluator_gpu = self._place()
         self._pace = self._actor(PaceActor, 0, SMALL_CPUS).remote(config)
         pending = {"the pace keeper": self._pace.hello.remote()}
@@ -98,9 +101,9 @@ class RayRun:
                 pending[f"buffer {j}"] = self._buffers[j].hello.remote()
             actor = self._actor(StageActor, j, self._cpus(j), gpu)
             upstream, downstream = self._buffers.get(j - 1), self._buffers.get(j)
-            self._stages[j] = actor.remote(config, self._data, j, upstream, downstream, self._pace)
+            self._stages[j] = actor.remote(config, self._data, j, upstream, downstream, self._pace, given)
             pending[f"stage {j}"] = self._stages[j].hello.remote()
-        self._evaluator = self._actor(EvaluationActor, 0, SMALL_CPUS, evaluator_gpu).remote(config, self._data)
+        self._evaluator = self._actor(EvaluationActor, 0, SMALL_CPUS, evaluator_gpu).remote(config, self._data, given)
         pending["the evaluator"] = self._evaluator.hello.remote()
         self._greet(pending)
 
@@ -297,6 +300,9 @@ class RayRun:
         except ray.exceptions.OutOfMemoryError:
             raise StageFailed(f"{who}, {doing}: out of memory; use a smaller --buffer-size", who) from None
         except ray.exceptions.RayActorError as error:
+            if doing == "starting" and "creation task" in str(error):  # its own error stands below Ray's story of it
+                reason = str(error).strip().splitlines()[-1]
+                raise StageFailed(f"{who}, {doing}: {reason}", who) from None
             raise StageFailed(f"{who}, {doing}: its process died ({_first_line(error)})", who) from None
         except ray.exceptions.RayTaskError as error:
             cause = error.cause

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from asyncdgl.observer import Progress
 from asyncdgl.on_ray.ends import Inbox, Outbox
 from asyncdgl.on_ray.greeting import hello
 from asyncdgl.on_ray.pace import PaceClient
+from asyncdgl.registry import handed_over
 from asyncdgl.rundir.outcome import StageEnd
 from asyncdgl.rundir.records import EpochLine
 from asyncdgl.rundir.trace import PassRecord
@@ -57,10 +58,18 @@ class StageActor:
         number: the stage, from 1.
         upstream, downstream: the buffers before and after it; None at the ends.
         pace: the pace actor.
+        given: parts of the run that were handed over as objects, by kind.
     """
 
     def __init__(
-        self, config: ResolvedConfig, data: Path, number: int, upstream: Any, downstream: Any, pace: Any
+        self,
+        config: ResolvedConfig,
+        data: Path,
+        number: int,
+        upstream: Any,
+        downstream: Any,
+        pace: Any,
+        given: Mapping[str, Any],
     ) -> None:
         set_up_torch(config, number)
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -69,7 +78,8 @@ class StageActor:
         self._pace = PaceClient(pace, number)
         self._in = Inbox(upstream) if upstream is not None else None
         self._out = Outbox(config, number, downstream) if downstream is not None else None
-        self._passes = make_passes(config, open_dataset(config, data), number, self._seconds)
+        with handed_over(given):
+            self._passes = make_passes(config, open_dataset(config, data), number, self._seconds)
         self._later_trains = True
         self._turn = turn.Turn(config, self._passes, make_clock(config, number), lambda: self._later_trains)
         self._asks = self._turn.asks()
