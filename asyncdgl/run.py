@@ -258,7 +258,7 @@ class Session:
         try:
             self._writer.write_config(self.config)
             self._write_environment()
-            observer.noticed(f"run directory: {self.path}")
+            observer.began(self.path)
             self._train(Several(self._writer, observer))
         except (ConfigError, DataError):  # nothing was computed
             self._writer.close()

@@ -40,7 +40,7 @@ SHARING = (
     + """\
 grid: {buffer.size: [1000000000, 2]}
 also:
-  - {config: {runtime: virtual, virtual: {train: false, batches: 5}}, grid: {buffer.size: [2]}}
+  - {config: {runtime: virtual}, grid: {buffer.size: [2]}}
 """
 )
 """The first run does not fit into memory, the second is one of the others, the third is quick."""

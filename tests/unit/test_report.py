@@ -76,12 +76,12 @@ def write_run(simulate):
         done = simulate(config)
         writer = RunWriter(path)
         writer.write_config(done.config)
-        environment = describe_environment(done.config, "abc").model_dump()
+        environment = describe_environment(done.config, "abc", 2).model_dump()
         environment |= {"packages": {"torch": "9.8.7"}, "command": f"asyncdgl {EVIL}"}
         writer.write_environment(Environment.model_validate(environment))
         writer.passed(done.trace)
         for line in [*done.recorder.epochs, *done.recorder.evaluations]:
-            writer.metric(line)
+            (writer.epoch_completed if line.kind == "epoch" else writer.evaluated)(line)
         if status is not None:
             writer.write_summary(make_summary(done.config, writer, done.outcome, status, error, 1.5))
         writer.close()
