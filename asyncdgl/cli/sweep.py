@@ -19,10 +19,10 @@ from asyncdgl.config.yaml import parse_assignment, set_key
 from asyncdgl.errors import ConfigError, Interrupted
 from asyncdgl.plan.machine import available_cores
 from asyncdgl.plan.resolve import planned
-from asyncdgl.sweep.execution import Finished, RunStore, Starter, execute, local_jobs
-from asyncdgl.sweep.grid import Sweep, SweepRun, plan_sweep
-from asyncdgl.sweep.results import SweepResults, load_sweep, write_index
-from asyncdgl.sweep.tables import cell, shown_rows, table_notes, write_tables
+from asyncdgl.sweeps.execution import Finished, RunStore, Starter, execute, local_jobs
+from asyncdgl.sweeps.grid import Sweep, SweepRun, plan_sweep
+from asyncdgl.sweeps.results import SweepResults, load_sweep, write_index
+from asyncdgl.sweeps.tables import cell, shown_rows, table_notes, write_tables
 
 
 @click.command()

@@ -23,8 +23,8 @@ import pytest
 from asyncdgl.cli.main import main
 from asyncdgl.cli.sweep import threads_in_all
 from asyncdgl.config.yaml import parse_config
-from asyncdgl.sweep.execution import FAILED, MARK, WORK
-from asyncdgl.sweep.grid import plan_sweep
+from asyncdgl.sweeps.execution import FAILED, MARK, WORK
+from asyncdgl.sweeps.grid import plan_sweep
 
 pytestmark = pytest.mark.timeout(600)  # each run is a process that imports torch; others may use the machine
 

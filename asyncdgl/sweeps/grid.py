@@ -20,8 +20,8 @@ from asyncdgl.config.setting import applies
 from asyncdgl.config.yaml import load_yaml, parse_config, set_key
 from asyncdgl.errors import ConfigError
 from asyncdgl.plan.resolve import on_this_machine
-from asyncdgl.sweep.identity import DataHashes, Progress, run_key
-from asyncdgl.sweep.measures import MEASURES
+from asyncdgl.sweeps.identity import DataHashes, Progress, run_key
+from asyncdgl.sweeps.measures import MEASURES
 
 Value = Any
 Inches = Annotated[float, Field(gt=0, le=40, allow_inf_nan=False)]
