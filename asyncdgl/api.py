@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from asyncdgl.config.defaults import merged
 from asyncdgl.config.model import RunConfig
 from asyncdgl.config.yaml import load_yaml, parse_config
+from asyncdgl.errors import ConfigError
 from asyncdgl.observer import NullObserver, Observer
 from asyncdgl.registry import GIVEN, handed_over
 from asyncdgl.rundir.reader import Run, read_run
@@ -33,7 +34,7 @@ def run(
     /,
     *,
     net: nn.Sequential | None = None,
-    data: tuple[MapStyle, MapStyle] | None = None,
+    data: tuple[MapStyle, MapStyle] | Mapping[str, Any] | None = None,
     out: str | os.PathLike[str] | None = None,
     observer: Observer | None = None,
     **settings: Any,
@@ -43,7 +44,8 @@ def run(
     Args:
         config: a configuration, a mapping of its keys, or the path of a YAML file.
         net: a row of blocks of one's own, instead of ``model.name``; they keep the weights that they have.
-        data: training and test set, each with ``__len__`` and ``__getitem__``, instead of ``data.dataset``.
+        data: training and test set, each with ``__len__`` and ``__getitem__``, instead of ``data.dataset``; or, as a
+            mapping, the section of the configuration.
         out: the run directory itself, which must not exist or be empty; by default ``runs/<time>-<name>``.
         observer: is told of every pass, epoch and evaluation.
         settings: keys of the configuration, over those of ``config``; sections as mappings.
@@ -56,7 +58,9 @@ def run(
         RunFailed: it failed or diverged; its directory says how far it came.
         KeyboardInterrupt: it was interrupted; what there is was written first.
     """
-    given = given_parts(net, data)
+    pair, section = (None, {"data": data}) if isinstance(data, Mapping) else (data, {})
+    given = given_parts(net, pair)
+    settings = {**settings, **section}
     with handed_over(given):
         session = Session(parse_config(_tree(config, settings, given)), None if out is None else Path(out))
         session.prepare()
@@ -176,6 +180,8 @@ def given_parts(net: nn.Sequential | None, data: tuple[MapStyle, MapStyle] | Non
     if data is not None:
         from asyncdgl.data.pair import source_of_pair
 
+        if not isinstance(data, tuple | list) or len(data) != 2:
+            raise ConfigError(f"data must be a pair (train, test) of map-style data sets, got {type(data).__name__}")
         given["data"] = source_of_pair(*data)
     return given
 

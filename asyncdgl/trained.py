@@ -46,7 +46,7 @@ def evaluate_run(run: Run, data_dir: Path | None, observer: Observer) -> pd.Data
 
     from asyncdgl.learn.evaluation import Evaluator
 
-    config, interface, stages = _load(run)
+    _, interface, stages = _load(run)
     if data_dir is None:
         dataset = _own_data(run, observer)
     else:

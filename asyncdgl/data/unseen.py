@@ -31,15 +31,14 @@ def check_images(shape: tuple[int, ...], bytes_read: bool) -> None:
         DataError: they can't; the message says what the run read.
     """
     what = f"this run's inputs are {list(shape)}"
+    mend = "use its model from Python: load_run(...).model()"
     if len(shape) != 3:
-        raise DataError(f"{what}, no images: use its model from Python (load_run(...).model())")
+        raise DataError(f"{what}, no images: {mend}")
     if not bytes_read:
-        raise DataError(
-            f"{what} floats, and their scale is not known: use its model from Python (load_run(...).model())"
-        )
+        raise DataError(f"{what} floats, and their scale is not known: {mend}")
     channels, height, width = shape
     if height != width or channels not in (GREY, COLOUR):
-        raise DataError(f"{what}: image files are read square, in grey or three colours; use its model from Python")
+        raise DataError(f"{what}, and image files are read square, in grey or three colours: {mend}")
 
 
 def read_classes(

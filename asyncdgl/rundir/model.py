@@ -51,11 +51,8 @@ def save_model(folder: Path, weights: Mapping[int, Arrays], dataset: Dataset) ->
     import numpy as np
     from safetensors.numpy import save_file
 
-    named = {
-        STAGE.format(j) + name: np.asarray(value, order="C")
-        for j, own in weights.items()
-        for name, value in own.items()
-    }
+    every = ((STAGE.format(j) + name, value) for j, own in weights.items() for name, value in own.items())
+    named = {name: np.asarray(value, order="C") for name, value in every}
     about = {"input_shape": json.dumps(dataset.input_shape), "classes": json.dumps(dataset.classes)}
     part = folder / f".{MODEL}.part"
     save_file(named, part, {**about, SHA256: _sha256(about, named)})
