@@ -47,7 +47,7 @@ def run(
         data: training and test set, each with ``__len__`` and ``__getitem__``, instead of ``data.dataset``; or, as a
             mapping, the section of the configuration.
         out: the run directory itself, which must not exist or be empty; by default ``runs/<time>-<name>``.
-        observer: is told of every pass, epoch and evaluation.
+        observer: is told of every pass, epoch and evaluation, and what a person should know.
         settings: keys of the configuration, over those of ``config``; sections as mappings.
 
     Returns:
@@ -60,11 +60,11 @@ def run(
     """
     pair, section = (None, {"data": data}) if isinstance(data, Mapping) else (data, {})
     given = given_parts(net, pair)
-    settings = {**settings, **section}
+    settings, observer = {**settings, **section}, observer or NullObserver()
     with handed_over(given):
         session = Session(parse_config(_tree(config, settings, given)), None if out is None else Path(out))
-        session.prepare()
-        return session.execute(observer or NullObserver())
+        session.prepare(observer)
+        return session.execute(observer)
 
 
 def replay(

@@ -138,4 +138,4 @@ def load_model(folder: Path, config: ResolvedConfig, head: int | None = None) ->
     head = len(nets) if head is None else head
     if not 1 <= head <= len(nets):
         raise ValueError(f"head must be from 1 to {len(nets)}, got {head}")
-    return nn.Sequential(*(net.module for net in nets[:head]), nets[head - 1].aux)
+    return nn.Sequential(*(net.module for net in nets[:head]), nets[head - 1].aux).eval()
