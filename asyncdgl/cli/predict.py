@@ -27,7 +27,10 @@ def predict(run_dir: Path, images: tuple[Path, ...]) -> None:
 
     probabilities = predict_images(load_run(run_dir), images, Notices(click.echo))
     best = [row.nlargest(BEST) for _, row in probabilities.iterrows()]
-    columns = [Column("image", [str(path) for path in images], 0, words=True)]
+    shown = [path.name for path in images]
+    if len(set(shown)) < len(shown):
+        shown = [str(path) for path in images]
+    columns = [Column("image", shown, 0, words=True)]
     for rank in range(min(BEST, probabilities.shape[1])):
         names = [str(row.index[rank]) for row in best]
         columns.append(Column("class" if rank == 0 else f"{rank + 1}.", names, rank, words=True))
