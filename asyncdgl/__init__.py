@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.3.0"
 
 if TYPE_CHECKING:
-    from asyncdgl.api import evaluate, load_run, predict, replay, run
+    from asyncdgl.api import evaluate, load_run, predict, replay, run, sweep
     from asyncdgl.buffers.buffer import ReplayBuffer
     from asyncdgl.config.model import RunConfig
     from asyncdgl.learn.stage import Stage
@@ -31,6 +31,7 @@ __all__ = [
     "predict",
     "replay",
     "run",
+    "sweep",
 ]
 
 _HOMES = {
@@ -45,6 +46,7 @@ _HOMES = {
     "predict": "asyncdgl.api",
     "replay": "asyncdgl.api",
     "run": "asyncdgl.api",
+    "sweep": "asyncdgl.api",
 }
 
 

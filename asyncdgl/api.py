@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asyncdgl.config.defaults import merged
 from asyncdgl.config.model import RunConfig
 from asyncdgl.config.yaml import load_yaml, parse_config
-from asyncdgl.errors import ConfigError
+from asyncdgl.errors import ConfigError, SweepFailed
 from asyncdgl.observer import NullObserver, Observer
 from asyncdgl.registry import GIVEN, handed_over
 from asyncdgl.rundir.reader import Run, read_run
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from asyncdgl.data.pair import MapStyle
     from asyncdgl.engine.replayer import StageReplay
+    from asyncdgl.sweeps.execution import Finished
+    from asyncdgl.sweeps.results import SweepResults
 
 
 def run(
@@ -111,6 +113,47 @@ def load_run(
         DataError: the folder is no run directory, or a file in it is broken.
     """
     return read_run(Path(run_dir), given_parts(net, data))
+
+
+def sweep(
+    source: Mapping[str, Any] | str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
+    jobs: int | None = None,
+    on_end: Callable[[Finished], None] = lambda run: None,
+) -> SweepResults:
+    """Make the runs of a grid that are not there yet, each in a process of its own, and a table of them all.
+
+    Args:
+        source: the file of a sweep, or its content (``config``, ``grid``, ``seeds``, ``also``, ``name``).
+        out: the sweep's folder; by default ``sweeps/<name>``. One that is there is gone on with.
+        jobs: runs at a time; by default as many as keep the cores busy.
+        on_end: called for each run that has ended, with how and after how many seconds.
+
+    Returns:
+        The sweep, with ``points``, ``table()`` and ``runs_table()``; the same as files lie in its folder.
+
+    Raises:
+        ConfigError, DataError: a run of it can't begin; nothing is made.
+        SweepFailed: some runs failed; the others are kept.
+        KeyboardInterrupt: the runs under way were stopped; what is finished is kept, and has its table.
+    """
+    from asyncdgl.sweep_session import SweepSession
+
+    if jobs is not None and jobs < 1:
+        raise ConfigError(f"jobs must be at least 1, got {jobs}")
+    session = SweepSession(source if isinstance(source, Mapping) else Path(source), None if out is None else Path(out))
+    session.make_folders()
+    failed: list[Finished] = []
+    try:
+        if session.missing:
+            with session.starter(jobs, None) as (start, at_once):
+                failed = session.execute(start, at_once, on_end)
+    finally:
+        results = session.results()
+    if failed:
+        where = ", ".join(str(run.path / "output.log") for run in failed[:3])
+        raise SweepFailed(f"{len(failed)} of {len(session.missing)} runs failed: see {where}", results)
+    return results
 
 
 def evaluate(
