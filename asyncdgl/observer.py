@@ -56,6 +56,21 @@ class NullObserver:
         """See ``Observer``."""
 
 
+class Notices(NullObserver):
+    """Hands on what a person should know, and nothing else.
+
+    Args:
+        say: takes each message.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+
+    def noticed(self, message: str) -> None:
+        """See ``Observer``."""
+        self._say(message)
+
+
 class Several:
     """Tells several observers, one after the other.
 

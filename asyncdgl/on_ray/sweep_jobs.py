@@ -63,7 +63,7 @@ def run_here(config: str, version: str) -> tuple[int, bytes, bytes]:
 
 
 class RayJob:
-    """A run as a task of the cluster; see ``study.execute.Job``."""
+    """A run as a task of the cluster; see ``sweeps.execution.Job``."""
 
     def __init__(self, folder: Path, threads: int) -> None:
         self._folder = folder

@@ -20,9 +20,9 @@ from asyncdgl.rundir.reader import read_run
 from asyncdgl.rundir.records import Environment
 from asyncdgl.rundir.summary import make_summary
 from asyncdgl.rundir.writer import RunWriter
-from asyncdgl.sweep.execution import FAILED, RunStore
-from asyncdgl.sweep.grid import plan_sweep
-from asyncdgl.sweep.results import load_sweep, write_index
+from asyncdgl.sweeps.execution import FAILED, RunStore
+from asyncdgl.sweeps.grid import plan_sweep
+from asyncdgl.sweeps.results import load_sweep, write_index
 
 EVIL = "</pre><script>alert('x')</script> ``` <img src=http://example.org/x.png>"
 

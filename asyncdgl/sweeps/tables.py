@@ -9,8 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asyncdgl.sweep.measures import MEASURES, Estimate, measured
-from asyncdgl.sweep.results import PointResult, SweepResults
+from asyncdgl.sweeps.measures import MEASURES, Estimate, measured
+from asyncdgl.sweeps.results import PointResult, SweepResults
 
 if TYPE_CHECKING:
     import pandas as pd
