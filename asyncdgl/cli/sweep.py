@@ -21,8 +21,8 @@ from asyncdgl.plan.machine import available_cores
 from asyncdgl.plan.resolve import planned
 from asyncdgl.sweep.execution import Finished, RunStore, Starter, execute, local_jobs
 from asyncdgl.sweep.grid import Sweep, SweepRun, plan_sweep
-from asyncdgl.sweep.results import SweepResults, load_sweep, write_index
-from asyncdgl.sweep.tables import cell, shown_rows, table_notes, write_tables
+from asyncdgl.sweep.results import SweepResults, cell, load_sweep, write_index
+from asyncdgl.sweep.tables import shown_rows, table_notes, write_tables
 
 
 @click.command()

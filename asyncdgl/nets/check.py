@@ -11,9 +11,11 @@ from torch.nn.parameter import is_lazy
 
 from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.errors import ConfigError
-from asyncdgl.nets.base import auxiliary_of, make_row, network_name
-from asyncdgl.nets.cost import PROBE
-from asyncdgl.nets.shape import Shape, block_outputs, cut
+from asyncdgl.nets.base import auxiliary_of
+from asyncdgl.nets.outputs import block_outputs
+from asyncdgl.nets.probe import PROBE
+from asyncdgl.nets.row import make_row, network_name
+from asyncdgl.nets.shape import Shape, cut
 
 
 def check_network(config: ResolvedConfig, input_shape: Shape, classes: int) -> None:

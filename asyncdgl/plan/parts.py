@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.delays.laws import Law, check_law
-from asyncdgl.nets.shape import Shape, block_outputs, cut
+from asyncdgl.nets.outputs import block_outputs
+from asyncdgl.nets.shape import Shape, cut
 from asyncdgl.registry import choices
 
 PROBE = 3
