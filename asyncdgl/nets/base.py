@@ -59,6 +59,6 @@ def make_networks(config: ResolvedConfig, input_shape: Shape, classes: int) -> l
     The modules of ``backprop`` start from the same weights as the stages.
     """
     nets = [make_stage_net(config, number, input_shape, classes) for number in range(1, config.stages + 1)]
-    if config.algorithm != "backprop":
+    if not config.in_one:
         return nets
     return [StageNet(nn.Sequential(*(net.module for net in nets)), nets[-1].aux)]

@@ -47,14 +47,14 @@ def check_network(config: ResolvedConfig, input_shape: Shape, classes: int) -> N
         for number, blocks in enumerate(cut(len(row), config.stages, lasts), 1):
             module = nn.Sequential(*(row[index] for index in blocks))
             which = f"block {blocks[0] + 1}" if len(blocks) == 1 else f"blocks {blocks[0] + 1} to {blocks[-1] + 1}"
-            if config.algorithm != "backprop" and not any(p.requires_grad for p in module.parameters()):
+            if not config.in_one and not any(p.requires_grad for p in module.parameters()):
                 raise ConfigError(
                     f"stage {number} ({which} of {name}) has no parameters that learn: join it with others "
                     "(model.cut), or use fewer --stages"
                 )
             x = _checked_output(f"stage {number} ({which} of {name})", module, x)
             is_last = number == config.stages
-            if is_last or config.algorithm != "backprop":
+            if is_last or not config.in_one:
                 _check_auxiliary(config, number, outputs[blocks[-1]], classes, is_last)
 
 
