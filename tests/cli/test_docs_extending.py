@@ -1,4 +1,4 @@
-"""docs/extending.md: every example is short, whole, and runs on `sim` and on `ray` by the settings that stand under it."""
+"""docs/extending.md: every example is short, whole, and runs on `sim` and on `ray` by the settings under it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ import pytest
 from asyncdgl.registry import BUILT_IN
 
 PAGE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text(encoding="utf-8")
-SECTIONS = {
-    title: text for title, text in re.findall(r"^## ([^\n]+)\n(.*?)(?=^## |\Z)", PAGE, re.DOTALL | re.MULTILINE)
-}
+SECTIONS = dict(re.findall(r"^## ([^\n]+)\n(.*?)(?=^## |\Z)", PAGE, re.DOTALL | re.MULTILINE))
 EXAMPLES = re.findall(r"^```python\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
 TITLES = {
     "network": "Network",
