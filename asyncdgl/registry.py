@@ -9,8 +9,11 @@ from __future__ import annotations
 import contextlib
 import difflib
 import importlib
+import json
+import os
 import re
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -72,6 +75,9 @@ BUILT_IN: dict[str, dict[str, str]] = {
 """Of each kind of part, the words that choose one, and where it is."""
 
 
+TYPES = {"algorithm": "asyncdgl.algorithms.base:Algorithm"}
+"""What a part of this kind must be an object of; the other kinds are tried before a run, each by its own check."""
+
 PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 """A part of the user's: `package.module:attribute`."""
 
@@ -130,11 +136,39 @@ def find(kind: str, name: str) -> Any:
                 "be imported (package.module:attribute)"
             )
         return objects_handed_over()[kind]
-    module, _, attribute = BUILT_IN[kind].get(name, name).partition(":")
     try:
-        part: Any = importlib.import_module(module)
-        for step in attribute.split("."):
-            part = getattr(part, step)
+        part = _imported(BUILT_IN[kind].get(name, name))
     except Exception as error:  # a module of the user's may raise anything while it is imported
         raise ConfigError(f"{kind} {name}: can't be imported: {type(error).__name__}: {error}") from error
+    if kind in TYPES and not isinstance(part, _imported(TYPES[kind])):
+        expected = TYPES[kind].replace(":", ".")
+        raise ConfigError(f"{kind} {name} is a {type(part).__name__}: it must be an {expected}")
     return part
+
+
+def _imported(path: str) -> Any:
+    module, _, attribute = path.partition(":")
+    part: Any = importlib.import_module(module)
+    for step in attribute.split("."):
+        part = getattr(part, step)
+    return part
+
+
+def module_path() -> list[str]:
+    """Where this process finds modules, from the root: another process that has it finds the same parts."""
+    try:
+        here = os.getcwd()
+    except OSError:  # it was deleted: nothing can be found there
+        here = ""
+    return [os.path.join(here, place) for place in sys.path]
+
+
+_START = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); sys.argv[0] = 'asyncdgl'; "
+    "from asyncdgl.cli.main import main; main()"
+)
+
+
+def command(places: Sequence[str]) -> list[str]:
+    """`asyncdgl`, to which arguments can be added, as a process that finds modules in these places."""
+    return [sys.executable, "-c", _START, json.dumps(list(places))]

@@ -10,7 +10,7 @@ from asyncdgl.nets.shape import Shape, cut
 
 def entries_held(config: ResolvedConfig) -> list[int]:
     """The most mini-batches that each hop holds: the buffer's, and those on the way where its link takes time."""
-    if config.algorithm == "sequential-dgl":  # each entry is read at once
+    if config.one_by_one:  # each entry is read at once
         return [1] * (config.stages - 1)
     links = [config.profile.link(j) for j in range(1, config.trained_stages)]
     on_the_way = [
@@ -29,7 +29,7 @@ def entry_bytes(config: ResolvedConfig, bf16: bool, outputs: Sequence[Shape]) ->
         bf16: whether the stages compute in bfloat16.
         outputs: of each block.
     """
-    if config.algorithm == "backprop":
+    if config.in_one:
         return []
     if config.stages > len(outputs):
         return [0] * (config.stages - 1)

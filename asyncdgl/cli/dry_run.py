@@ -22,7 +22,8 @@ def show_dry_run(asked: RunConfig) -> None:
         click.echo("Nothing is computed: no parameters, no cost, no memory for activations.")
         return
     from asyncdgl.data.cache import data_shape
-    from asyncdgl.nets.shape import block_outputs, cut
+    from asyncdgl.nets.outputs import block_outputs
+    from asyncdgl.nets.shape import cut
 
     input_shape, classes = data_shape(config.data)
     from asyncdgl.learn.arithmetic import set_up_torch

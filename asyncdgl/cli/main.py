@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
@@ -60,12 +61,19 @@ def cli() -> None:
     """
 
 
+def _find_modules_here() -> None:
+    """Parts of one's own may lie in the working folder. It comes last: no file there takes a library's place."""
+    with contextlib.suppress(OSError):  # the folder was deleted
+        sys.path.append(os.getcwd())
+
+
 def main() -> None:
     """The console script: one message for every error, never a traceback for a user's mistake."""
     if "_ASYNCDGL_COMPLETE" in os.environ:
         from asyncdgl.cli.completion import teach_bash
 
         teach_bash()
+    _find_modules_here()
     try:
         code = cli.main(standalone_mode=False)
     except click.ClickException as error:

@@ -18,8 +18,8 @@ from asyncdgl.errors import Interrupted
 from asyncdgl.sweep_session import SweepSession
 from asyncdgl.sweeps.execution import Finished
 from asyncdgl.sweeps.grid import Sweep, SweepRun
-from asyncdgl.sweeps.results import SweepResults
-from asyncdgl.sweeps.tables import cell, shown_rows, table_notes
+from asyncdgl.sweeps.results import SweepResults, cell
+from asyncdgl.sweeps.tables import shown_rows, table_notes
 
 
 @click.command()

@@ -73,8 +73,7 @@ def defaults_for(tree: Mapping[str, Any]) -> Tree:
     dataset = asked("data", "dataset", "digits")
     base = _defaults_of(dataset)
     algorithm = tree.get("algorithm", "async-dgl")
-    one_process = algorithm in ("backprop", "sequential-dgl")
-    runtime = tree.get("runtime", "sim" if one_process else "ray")
+    runtime = tree.get("runtime", _runtime_of(algorithm))
     profile: Any = asked("delays", "profile", "none")
     if isinstance(profile, Mapping):
         profile = profile.get("name", "custom")
@@ -88,3 +87,11 @@ def defaults_for(tree: Mapping[str, Any]) -> Tree:
     if asked("optim", "lr_milestones", None) is not None:
         computed["optim"] = {"lr_decay_every": None}
     return merged(base, computed)
+
+
+def _runtime_of(algorithm: Any) -> str:
+    try:
+        runtime: str = find("algorithm", algorithm).runtimes[0]
+    except ConfigError:  # said where the field is checked
+        return "ray"
+    return runtime

@@ -28,6 +28,7 @@ from asyncdgl.config.sections import (
 from asyncdgl.config.setting import Named, Section, applies, keys, setting
 from asyncdgl.config.together import problems_between
 from asyncdgl.delays.profiles import DelayProfile
+from asyncdgl.errors import ConfigError
 
 
 def _auto_or_number(value: Any) -> str:
@@ -131,8 +132,27 @@ class RunConfig(Section):
 
     @property
     def real_buffer(self) -> BufferConfig:
-        """What the buffers will do: as asked, but for what the algorithm says of them."""
-        return self.buffer.replace(**self.between)
+        """What the buffers will do: as asked, but for what the algorithm says of them.
+
+        Raises:
+            ConfigError: the algorithm says what no buffer can do.
+        """
+        between = self.between
+        try:
+            return self.buffer.replace(**between)
+        except ConfigError as error:
+            problems = [f"algorithm {self.algorithm}: its between: {problem}" for problem in error.problems]
+            raise ConfigError(problems) from None
+
+    @property
+    def in_one(self) -> bool:
+        """Whether the algorithm trains the whole network as one learner, end to end."""
+        return bool(registry.find("algorithm", self.algorithm).in_one)
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether the algorithm trains one stage after the other."""
+        return bool(registry.find("algorithm", self.algorithm).one_by_one)
 
     @property
     def has_tensors(self) -> bool:
@@ -146,8 +166,8 @@ class RunConfig(Section):
 
     @property
     def trained_stages(self) -> int:
-        """Stages that train: J, or one for ``backprop``."""
-        return 1 if self.algorithm == "backprop" else self.stages
+        """Stages that train: J, or one where the whole network is one learner."""
+        return 1 if self.in_one else self.stages
 
     @property
     def open_keys(self) -> list[str]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from asyncdgl.config.defaults import fixed_image_size, needed_in_folder
 from asyncdgl.errors import ConfigError, shown
+from asyncdgl.registry import find
 
 if TYPE_CHECKING:
     from asyncdgl.config.model import RunConfig
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
 
 def problems_between(config: RunConfig) -> list[str]:
     """What is wrong with values that are right each by itself."""
+    try:
+        _ = config.real_buffer
+    except ConfigError as error:  # the algorithm is not there, or is none
+        return error.problems
     return [
         *_algorithm_problems(config),
         *_model_problems(config),
@@ -26,10 +31,10 @@ def problems_between(config: RunConfig) -> list[str]:
 
 def _algorithm_problems(config: RunConfig) -> list[str]:
     found = []
-    if config.algorithm in ("backprop", "sequential-dgl") and config.runtime != "sim":
-        found.append(f"algorithm {config.algorithm} runs in one process: use --runtime sim")
-    if config.algorithm == "sync-dgl" and config.runtime == "virtual":
-        found.append("algorithm sync-dgl has no virtual time: use --runtime sim or ray")
+    runtimes = find("algorithm", config.algorithm).runtimes
+    if config.runtime not in runtimes:
+        others = ", ".join(sorted({"ray", "sim", "virtual"} - {*runtimes}))
+        found.append(f"algorithm {config.algorithm} does not run on {others}: use --runtime {' or '.join(runtimes)}")
     threads = config.ray.threads
     if isinstance(threads, tuple) and len(threads) != config.stages:
         found.append(f"ray.threads must have a number for each stage ({config.stages}), got {len(threads)}")

@@ -18,7 +18,7 @@ def _is_own(name: str) -> bool:
 
 
 def _hops(config: RunConfig) -> bool:
-    return config.algorithm != "backprop" and config.stages > 1
+    return not config.in_one and config.stages > 1
 
 
 def _asynchronous(config: RunConfig) -> bool:

@@ -20,6 +20,7 @@ from typing import Any
 from asyncdgl.data.base import File, Request
 from asyncdgl.data.sources import find_source
 from asyncdgl.errors import AsyncDGLError, DataError
+from asyncdgl.registry import module_path
 
 TASK = "task.json"
 LONGEST_LINE = 500
@@ -45,7 +46,7 @@ def run_in_child(dataset: str, request: Request, target: Path, download: bool = 
         here = ""
     task = {
         "here": here,
-        "path": [os.path.join(here, place) for place in sys.path],
+        "path": module_path(),
         "dataset": dataset,
         "image_size": request.image_size,
         "folder": str(request.folder),

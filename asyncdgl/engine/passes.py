@@ -133,7 +133,7 @@ class StagePasses:
         self._epochs, self._every = config.epochs, config.evaluation.every
         self._is_last = number == config.trained_stages
         # Stages that train one after the other each begin with the first mini-batch.
-        self._stream_length = self.quota if config.algorithm == "sequential-dgl" else None
+        self._stream_length = self.quota if config.one_by_one else None
         self._meter = EpochMeter(config.batch_size)
         self._forward_passes = 0
 

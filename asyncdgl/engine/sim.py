@@ -81,7 +81,7 @@ class Simulation:
     def run(self) -> None:
         """Train to the end, then evaluate the final weights."""
         self._began = time.perf_counter()
-        for j, now in self._algorithm.order(self):
+        for j, now in self._algorithm.turns(self):
             self._check()
             self._now = 0.0 if now is None else now
             reason = self._give_turn(self._stages[j])

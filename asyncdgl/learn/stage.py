@@ -162,7 +162,7 @@ class Stage:
 def make_stages(config: ResolvedConfig, dataset: Dataset, only: int | None = None) -> list[Stage]:
     """All trained stages, or only number ``only``."""
     input_shape, classes = dataset.input_shape, len(dataset.classes)
-    if only is None or config.algorithm == "backprop":
+    if only is None or config.in_one:
         nets = make_networks(config, input_shape, classes)
     else:
         nets = [make_stage_net(config, only, input_shape, classes)]

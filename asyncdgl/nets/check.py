@@ -11,9 +11,11 @@ from torch.nn.parameter import is_lazy
 
 from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.errors import ConfigError
-from asyncdgl.nets.base import auxiliary_of, make_row, network_name
-from asyncdgl.nets.cost import PROBE
-from asyncdgl.nets.shape import Shape, block_outputs, cut
+from asyncdgl.nets.base import auxiliary_of
+from asyncdgl.nets.outputs import block_outputs
+from asyncdgl.nets.probe import PROBE
+from asyncdgl.nets.row import make_row, network_name
+from asyncdgl.nets.shape import Shape, cut
 
 
 def check_network(config: ResolvedConfig, input_shape: Shape, classes: int) -> None:
@@ -45,14 +47,14 @@ def check_network(config: ResolvedConfig, input_shape: Shape, classes: int) -> N
         for number, blocks in enumerate(cut(len(row), config.stages, lasts), 1):
             module = nn.Sequential(*(row[index] for index in blocks))
             which = f"block {blocks[0] + 1}" if len(blocks) == 1 else f"blocks {blocks[0] + 1} to {blocks[-1] + 1}"
-            if config.algorithm != "backprop" and not any(p.requires_grad for p in module.parameters()):
+            if not config.in_one and not any(p.requires_grad for p in module.parameters()):
                 raise ConfigError(
                     f"stage {number} ({which} of {name}) has no parameters that learn: join it with others "
                     "(model.cut), or use fewer --stages"
                 )
             x = _checked_output(f"stage {number} ({which} of {name})", module, x)
             is_last = number == config.stages
-            if is_last or config.algorithm != "backprop":
+            if is_last or not config.in_one:
                 _check_auxiliary(config, number, outputs[blocks[-1]], classes, is_last)
 
 

@@ -1,11 +1,10 @@
-"""Shapes of a network's blocks, and where it is cut. Those of the built-in network are found without torch."""
+"""Shapes of the built-in network's blocks, and where a network is cut; without torch."""
 
 from __future__ import annotations
 
 import itertools
 from typing import NamedTuple
 
-from asyncdgl.config.sections import ModelConfig
 from asyncdgl.errors import ConfigError
 
 Shape = tuple[int, ...]
@@ -41,25 +40,6 @@ def conv_shapes(input_shape: Shape, blocks: int, width: int, downsample: tuple[i
         shapes.append(BlockShape(before, features, rows, columns, pool))
         before = features
     return shapes
-
-
-def block_outputs(model: ModelConfig, input_shape: Shape, classes: int) -> list[Shape]:
-    """Shape of each block's output, from the first to the last; torch is imported for a network of one's own only.
-
-    Args:
-        model: names the network.
-        input_shape: of one image.
-        classes: of the data set.
-
-    Raises:
-        ConfigError: a network of one's own can't be used; the message names the block.
-    """
-    if model.name == "conv":
-        shapes = conv_shapes(input_shape, model.blocks, model.width, model.downsample)
-        return [(s.features, s.height, s.width) for s in shapes]
-    from asyncdgl.nets.cost import measured_outputs
-
-    return measured_outputs(model, input_shape, classes)
 
 
 def cut(blocks: int, stages: int, lasts: tuple[int, ...] | None = None) -> list[range]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -24,6 +24,7 @@ from asyncdgl.on_ray.pace import WAIT_S
 from asyncdgl.on_ray.transport.calls import Answers, Call, Calls
 from asyncdgl.on_ray.transport.memory import EntryMemory, MappedMemory, Stored, stored_bytes
 from asyncdgl.plan.memory import places_given
+from asyncdgl.registry import handed_over
 
 if TYPE_CHECKING:
     from asyncdgl.buffers.codecs import Arrays
@@ -41,8 +42,9 @@ class Reply:
 class BufferActor:
     """Holds one replay buffer and the memory of its entries, so that a producer that dies takes nothing with it."""
 
-    def __init__(self, config: ResolvedConfig, after_stage: int, pace: Any) -> None:
-        self._buffer = make_buffer(config, after_stage, lambda entry: self._left.append(entry.payload))
+    def __init__(self, config: ResolvedConfig, after_stage: int, pace: Any, given: Mapping[str, Any]) -> None:
+        with handed_over(given):
+            self._buffer = make_buffer(config, after_stage, lambda entry: self._left.append(entry.payload))
         self._left: list[Stored] = []  # places of entries that are gone, until the present call has ended
         self._pace = pace
         self._reader = after_stage + 1

@@ -24,6 +24,7 @@ from asyncdgl.on_ray.cluster import SMALL_CPUS, wait_for_placement
 from asyncdgl.on_ray.evaluator import EvaluationActor
 from asyncdgl.on_ray.greeting import hello
 from asyncdgl.on_ray.pace import PaceActor
+from asyncdgl.on_ray.parts import Parts
 from asyncdgl.on_ray.stage import Chunk, StageActor
 from asyncdgl.plan.machine import wanted_address
 from asyncdgl.registry import objects_handed_over
@@ -91,13 +92,13 @@ class RayRun:
         """
         config = self._config
         # The data lie decoded in their folder; the objects that read them stay here.
-        given = {kind: part for kind, part in objects_handed_over().items() if kind != "data"}
+        given = Parts({kind: part for kind, part in objects_handed_over().items() if kind != "data"})
         gpu, evaluator_gpu = self._place()
         self._pace = self._actor(PaceActor, 0, SMALL_CPUS).remote(config)
         pending = {"the pace keeper": self._pace.hello.remote()}
         for j in self._numbers:  # in pipeline order, since a machine starts only a few processes at a time
             if j < len(self._numbers):
-                self._buffers[j] = self._actor(BufferActor, j + 1, SMALL_CPUS).remote(config, j, self._pace)
+                self._buffers[j] = self._actor(BufferActor, j + 1, SMALL_CPUS).remote(config, j, self._pace, given)
                 pending[f"buffer {j}"] = self._buffers[j].hello.remote()
             actor = self._actor(StageActor, j, self._cpus(j), gpu)
             upstream, downstream = self._buffers.get(j - 1), self._buffers.get(j)

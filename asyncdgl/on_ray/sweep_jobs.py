@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import ray
@@ -18,17 +18,19 @@ import ray
 import asyncdgl
 from asyncdgl.on_ray.cluster import joined_cluster
 from asyncdgl.on_ray.guardian import start_guardian
+from asyncdgl.registry import command, module_path
 
 MARK = "ASYNCDGL_SWEEP_TASK"
 FAILED = 1
 
 
-def run_here(config: str, version: str) -> tuple[int, bytes, bytes]:
+def run_here(config: str, version: str, places: Sequence[str]) -> tuple[int, bytes, bytes]:
     """On one of the cluster's machines: make a run.
 
     Args:
         config: content of its config.yaml; the data must be readable on this machine.
         version: of the asyncdgl that asks.
+        places: where its process finds modules, which come last here.
 
     Returns:
         Exit code, output, and the run directory as a tar file (empty where there is none).
@@ -41,10 +43,11 @@ def run_here(config: str, version: str) -> tuple[int, bytes, bytes]:
     try:
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, "config.yaml").write_text(config, encoding="utf-8")
+            own = [*sys.path, *(place for place in places if place not in sys.path)]
             environment = {**os.environ, MARK: mark}
             environment.pop("OMP_NUM_THREADS", None)  # Ray's; a run sets its threads itself
             done = subprocess.run(
-                [sys.executable, "-m", "asyncdgl", "run", "--config", "config.yaml", "--out", "run"],
+                [*command(own), "run", "--config", "config.yaml", "--out", "run"],
                 check=False,
                 cwd=folder,
                 env=environment,
@@ -68,7 +71,8 @@ class RayJob:
     def __init__(self, folder: Path, threads: int) -> None:
         self._folder = folder
         task = ray.remote(run_here).options(num_cpus=threads, max_retries=2)
-        self._ref = task.remote((folder / "config.yaml").read_text(encoding="utf-8"), asyncdgl.__version__)
+        config = (folder / "config.yaml").read_text(encoding="utf-8")
+        self._ref = task.remote(config, asyncdgl.__version__, module_path())
         self._code: int | None = None
 
     def poll(self) -> int | None:

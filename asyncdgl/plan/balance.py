@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from asyncdgl.config.model import RunConfig
 from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.errors import ConfigError
-from asyncdgl.nets.shape import Shape, block_outputs, cut
+from asyncdgl.nets.outputs import block_outputs
+from asyncdgl.nets.shape import Shape, cut
 from asyncdgl.plan.machine import available_cores, visible_gpus, wanted_address
 from asyncdgl.registry import find
 

@@ -10,7 +10,8 @@ from asyncdgl.buffers.size import entries_held, entry_bytes
 from asyncdgl.config.model import RunConfig
 from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.errors import ConfigError
-from asyncdgl.nets.shape import Shape, block_outputs
+from asyncdgl.nets.outputs import block_outputs
+from asyncdgl.nets.shape import Shape
 
 SHARE_OF_MEMORY = 0.8
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.delays.laws import Law, check_law
-from asyncdgl.nets.shape import Shape, block_outputs, cut
-from asyncdgl.registry import choices
+from asyncdgl.nets.outputs import block_outputs
+from asyncdgl.nets.shape import Shape, cut
+from asyncdgl.registry import choices, find
 
 PROBE = 3
 """Rows of the mini-batches on which parts are tried."""
@@ -22,6 +23,8 @@ def check_parts(config: ResolvedConfig, input_shape: Shape, classes: int) -> Non
     Raises:
         ConfigError: with a message that names the part and what is wrong with it.
     """
+    if _is_own("algorithm", config.algorithm) and config.runtime == "sim":
+        find("algorithm", config.algorithm).check(config)
     if _is_own("sampler", config.buffer.sampler):
         from asyncdgl.buffers.samplers import check_sampler
 

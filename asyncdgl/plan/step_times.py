@@ -90,7 +90,8 @@ def _passes(config: ResolvedConfig, dataset: Dataset, number: int) -> Callable[[
     from asyncdgl.buffers.codecs import decode, encode
     from asyncdgl.data.stream import make_stream
     from asyncdgl.learn.stage import make_stages
-    from asyncdgl.nets.shape import block_outputs, cut
+    from asyncdgl.nets.outputs import block_outputs
+    from asyncdgl.nets.shape import cut
     from asyncdgl.plan.balance import stage_input
 
     [stage] = make_stages(config, dataset, only=number)

@@ -22,8 +22,8 @@ from asyncdgl.rundir.records import ENVIRONMENT, SUMMARY, Environment, Summary
 from asyncdgl.sweeps.execution import FAILED
 from asyncdgl.sweeps.grid import flat
 from asyncdgl.sweeps.measures import MEASURES, Estimate
-from asyncdgl.sweeps.results import RunResult, SweepResults
-from asyncdgl.sweeps.tables import DIFFERENCE, shown, table_notes
+from asyncdgl.sweeps.results import DIFFERENCE, RunResult, SweepResults
+from asyncdgl.sweeps.tables import shown, table_notes
 
 SWEEP_FILE = "sweep.yaml"
 
@@ -150,7 +150,7 @@ def _result_table(results: SweepResults, names: Sequence[str], note: str) -> Tab
     rows = [
         [
             *(_value(v) for v in point.values.values()),
-            *(_cell(point.difference if name == DIFFERENCE else point.estimates.get(name)) for name in names),
+            *(_cell(point.estimate(name)) for name in names),
             point.seeds_in_words,
         ]
         for point in found

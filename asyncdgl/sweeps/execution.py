@@ -8,7 +8,6 @@ import secrets
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import psutil
 from asyncdgl.config.yaml import dump_config
 from asyncdgl.errors import DataError
 from asyncdgl.on_ray.guardian import start_guardian
+from asyncdgl.registry import command, module_path
 from asyncdgl.rundir.reader import read_record
 from asyncdgl.rundir.records import SUMMARY, Status, Summary
 from asyncdgl.sweeps.grid import SweepRun
@@ -128,7 +128,7 @@ class LocalJob:
     def __init__(self, folder: Path, mark: str) -> None:
         self._output = (folder / "output.log").open("wb")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "asyncdgl", "run", "--config", "config.yaml", "--out", "run"],
+            [*command(module_path()), "run", "--config", "config.yaml", "--out", "run"],
             cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=self._output,

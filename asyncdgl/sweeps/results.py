@@ -18,12 +18,15 @@ from asyncdgl.rundir.records import Summary
 from asyncdgl.sweeps.execution import RunStore
 from asyncdgl.sweeps.grid import FigureConfig, Reference, Sweep
 from asyncdgl.sweeps.identity import differing
-from asyncdgl.sweeps.measures import Estimate, estimate, measured
+from asyncdgl.sweeps.measures import MEASURES, Estimate, estimate, measured
 
 if TYPE_CHECKING:
     import pandas as pd
 
 INDEX = "sweep.json"
+DIFFERENCE = "less_reference"
+PARTS = ("mean", "sd", "low", "high")
+"""Of an estimate, in the columns of a table."""
 
 
 class _Record(BaseModel):
@@ -100,6 +103,10 @@ class PointResult:
     difference: Estimate | None
     differs_in: list[str]
 
+    def estimate(self, name: str) -> Estimate | None:
+        """Of a measure, or of ``less_reference``; None where no run has it."""
+        return self.difference if name == DIFFERENCE else self.estimates.get(name)
+
     @property
     def seeds_in_words(self) -> str:
         """How many seeds the estimates are of, and why not of all."""
@@ -164,16 +171,45 @@ class SweepResults:
         return {seed: value for seed, value in found.items() if value is not None}
 
     def table(self) -> pd.DataFrame:
-        """A row for each point: see ``sweeps.tables.points_frame``."""
-        from asyncdgl.sweeps.tables import points_frame
+        """A row for each point of the grid that has a finished run.
 
-        return points_frame(self)
+        Columns: the point's settings (lists as JSON), ``seeds`` that the estimates are of, ``planned``, ``diverged``,
+        ``differs_in``; then ``<measure>_mean``, ``_sd``, ``_low`` and ``_high`` (95 % interval, Student's t over the
+        seeds) of each measure, and of ``less_reference`` where the sweep has a reference. Units: see ``MEASURES``.
+        """
+        import pandas as pd
+
+        names = [*MEASURES, *([DIFFERENCE] if self.reference else [])]
+        counts = ["seeds", "planned", "diverged", "differs_in"]
+        rows = []
+        for point in self.points:
+            row = {key: cell(value) for key, value in point.values.items()}
+            row |= {"seeds": len(point.seeds), "planned": point.planned, "diverged": point.diverged}
+            row["differs_in"] = "; ".join(point.differs_in) or None
+            for name in names:
+                found = point.estimate(name)
+                row |= {f"{name}_{part}": getattr(found, part) if found else None for part in PARTS}
+            rows.append(row)
+        return pd.DataFrame(
+            rows, columns=[*self.columns, *counts, *(f"{name}_{part}" for name in names for part in PARTS)]
+        )
 
     def runs_table(self) -> pd.DataFrame:
-        """A row for each finished run: see ``sweeps.tables.runs_frame``."""
-        from asyncdgl.sweeps.tables import runs_frame
+        """A row for each finished run: its settings, ``seed``, ``run`` (its folder), ``status``, every measure."""
+        import pandas as pd
 
-        return runs_frame(self)
+        rows = [
+            {key: cell(value) for key, value in run.values.items()}
+            | {"seed": run.seed, "run": run.key, "status": run.summary.status, **measured(run.summary)}
+            for run in self.runs
+            if run.summary is not None
+        ]
+        return pd.DataFrame(rows, columns=[*self.columns, "seed", "run", "status", *MEASURES])
+
+
+def cell(value: Any) -> Any:
+    """A setting as one value of a table."""
+    return json.dumps(value) if isinstance(value, dict | list | tuple) else value
 
 
 def write_index(sweep: Sweep, folder: Path, store: RunStore, assignments: Sequence[str] = ()) -> None:

@@ -1,4 +1,4 @@
-"""The results of a sweep as tables: frames, and the files made of them."""
+"""The results of a sweep as files, and as text for people."""
 
 from __future__ import annotations
 
@@ -7,15 +7,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from asyncdgl.sweeps.measures import MEASURES, Estimate, measured
-from asyncdgl.sweeps.results import PointResult, SweepResults
+from asyncdgl.sweeps.measures import Estimate, measured
+from asyncdgl.sweeps.results import DIFFERENCE, SweepResults, cell
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-DIFFERENCE = "less_reference"
 SHOWN = (
     "test_accuracy",
     "validation_accuracy",
@@ -29,55 +24,6 @@ SHOWN = (
 
 MOST_DECIMALS = 4
 """Of a number in a table for people; with an interval, its first two digits decide."""
-
-PARTS = ("mean", "sd", "low", "high")
-
-
-def points_frame(results: SweepResults) -> pd.DataFrame:
-    """A row for each point of the grid that has a finished run.
-
-    Columns: the point's settings (lists as JSON), ``seeds`` that the estimates are of, ``planned``, ``diverged``,
-    ``differs_in``; then ``<measure>_mean``, ``_sd``, ``_low`` and ``_high`` (95 % interval, Student's t over the seeds)
-    of each measure, and of ``less_reference`` where the sweep has a reference. Units: see ``MEASURES``.
-    """
-    import pandas as pd
-
-    names = [*MEASURES, *([DIFFERENCE] if results.reference else [])]
-    counts = ["seeds", "planned", "diverged", "differs_in"]
-    rows = []
-    for point in results.points:
-        row = {key: cell(value) for key, value in point.values.items()}
-        row |= {"seeds": len(point.seeds), "planned": point.planned, "diverged": point.diverged}
-        row["differs_in"] = "; ".join(point.differs_in) or None
-        for name in names:
-            found = _estimate(point, name)
-            row |= {f"{name}_{part}": getattr(found, part) if found else None for part in PARTS}
-        rows.append(row)
-    return pd.DataFrame(
-        rows, columns=[*results.columns, *counts, *(f"{name}_{part}" for name in names for part in PARTS)]
-    )
-
-
-def runs_frame(results: SweepResults) -> pd.DataFrame:
-    """A row for each finished run: its point's settings, ``seed``, ``run`` (its folder), ``status``, every measure."""
-    import pandas as pd
-
-    rows = [
-        {key: cell(value) for key, value in run.values.items()}
-        | {"seed": run.seed, "run": run.key, "status": run.summary.status, **measured(run.summary)}
-        for run in results.runs
-        if run.summary is not None
-    ]
-    return pd.DataFrame(rows, columns=[*results.columns, "seed", "run", "status", *MEASURES])
-
-
-def cell(value: Any) -> Any:
-    """A setting as one value of a table."""
-    return json.dumps(value) if isinstance(value, dict | list | tuple) else value
-
-
-def _estimate(point: PointResult, name: str) -> Estimate | None:
-    return point.difference if name == DIFFERENCE else point.estimates.get(name)
 
 
 def shown_names(results: SweepResults) -> list[str]:
@@ -94,7 +40,7 @@ def shown_rows(results: SweepResults, deviations: bool = True) -> tuple[list[str
         [
             *("" if value is None else str(cell(value)) for value in point.values.values()),
             point.seeds_in_words,
-            *(shown(_estimate(point, name), deviations) for name in names),
+            *(shown(point.estimate(name), deviations) for name in names),
         ]
         for point in results.points
     ]
@@ -184,8 +130,8 @@ def write_tables(results: SweepResults) -> Sequence[Path]:
     for name, text in (
         ("table.md", points_markdown(results)),
         ("table.tex", points_latex(results)),
-        ("table.csv", points_frame(results).to_csv(index=False)),
-        ("runs.csv", runs_frame(results).to_csv(index=False)),
+        ("table.csv", results.table().to_csv(index=False)),
+        ("runs.csv", results.runs_table().to_csv(index=False)),
         ("results.json", results_json(results)),
     ):
         part = results.path / f".{name}.part"

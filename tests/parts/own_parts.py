@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from asyncdgl.algorithms.base import Algorithm
+
 # --- Networks ---------------------------------------------------------------------------------------------------------
 
 
@@ -316,3 +318,51 @@ def two_values(law: Any, u: float) -> float:
 
 def below_zero(law: Any, u: float) -> float:
     return u - 0.5
+
+
+# --- Algorithms -------------------------------------------------------------------------------------------------------
+
+
+def backwards(stages: Any) -> Any:
+    """The last stage first, as soon as there is something for it."""
+    while running := stages.running:
+        for j in reversed(running):
+            if j in stages.running:
+                yield j, None
+
+
+def no_such_stage(stages: Any) -> Any:
+    yield 9, None
+
+
+def no_pair(stages: Any) -> Any:
+    yield 1
+
+
+def past(stages: Any) -> Any:
+    yield 1, -1.0
+
+
+def ends_at_once(stages: Any) -> Any:
+    yield 1, None
+
+
+def order_that_raises(stages: Any) -> Any:
+    yield stages.there_is_no_such_thing, None
+
+
+def ends_after_a_while(stages: Any) -> Any:
+    for _ in range(300):
+        yield 1, None
+
+
+backwards_dgl = Algorithm(order=backwards)
+names_no_stage = Algorithm(order=no_such_stage)
+gives_no_pair = Algorithm(order=no_pair)
+goes_back_in_time = Algorithm(order=past)
+stops_at_once = Algorithm(order=ends_at_once)
+fails_at_once = Algorithm(order=order_that_raises)
+stops_in_the_middle = Algorithm(order=ends_after_a_while)
+impossible_buffers = Algorithm(order=backwards, between={"size": 0, "colour": "blue"})
+end_to_end = Algorithm(order=backwards, in_one=True)
+virtual_only = Algorithm(order=backwards, runtimes=("virtual",))

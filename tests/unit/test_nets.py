@@ -19,7 +19,8 @@ from asyncdgl.learn.stage import Stage
 from asyncdgl.nets.auxiliary import AveragePool, cnn, mlp, mlp_sr, short_head
 from asyncdgl.nets.base import StageNet, make_networks, make_stage_net
 from asyncdgl.nets.cost import stage_costs
-from asyncdgl.nets.shape import block_outputs, conv_shapes, cut
+from asyncdgl.nets.outputs import block_outputs
+from asyncdgl.nets.shape import conv_shapes, cut
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

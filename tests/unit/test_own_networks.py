@@ -20,8 +20,9 @@ from asyncdgl.learn.stage import Stage
 from asyncdgl.nets.auxiliary import cnn, mlp, mlp_sr, short_head
 from asyncdgl.nets.base import make_networks, make_stage_net
 from asyncdgl.nets.check import check_network
-from asyncdgl.nets.cost import block_multiply_adds, measured_outputs, stage_costs
-from asyncdgl.nets.shape import block_outputs
+from asyncdgl.nets.cost import block_multiply_adds, stage_costs
+from asyncdgl.nets.outputs import block_outputs
+from asyncdgl.nets.probe import measured_outputs
 from asyncdgl.plan.balance import best_cut, by_cost
 from asyncdgl.plan.machine import bf16_gains
 from asyncdgl.plan.memory import buffer_bytes, check_memory

@@ -32,11 +32,9 @@ from asyncdgl.sweeps.identity import DataHashes, own_code, run_key
 from asyncdgl.sweeps.measures import MEASURES, estimate, measured
 from asyncdgl.sweeps.results import load_sweep, write_index
 from asyncdgl.sweeps.tables import (
-    points_frame,
     points_latex,
     points_markdown,
     results_json,
-    runs_frame,
     shown,
     write_tables,
 )
@@ -808,7 +806,7 @@ def test_missing_runs_are_noted_and_their_points_left_out(results_of) -> None:
     assert points_markdown(results).rstrip().endswith("; 4 of 6 runs are missing")
     assert "| 2 | 2 of 3 |" in points_markdown(results)
     assert "| 5 |" not in points_markdown(results)
-    assert len(runs_frame(results)) == 2
+    assert len(results.runs_table()) == 2
 
 
 def test_diverged_runs_are_counted_and_the_mean_says_so(results_of) -> None:
@@ -882,7 +880,7 @@ def test_the_table_as_latex(results_of) -> None:
 def test_one_seed_has_a_mean_alone(results_of) -> None:
     results = results_of("grid: {buffer.size: [2, 5]}\n", [0.5, 0.75])
     assert "| 5 | 1 | 0.7500 | 0.7600 | 2.5000 | 0.2500 | 2.5000 | 2.5000 |" in points_markdown(results)
-    [_, row] = list(csv.DictReader(io.StringIO(points_frame(results).to_csv(index=False))))
+    [_, row] = list(csv.DictReader(io.StringIO(results.table().to_csv(index=False))))
     assert (row["test_accuracy_mean"], row["test_accuracy_sd"]) == ("0.75", "")
     assert (row["test_accuracy_low"], row["test_accuracy_high"]) == ("", "")
 
@@ -890,9 +888,9 @@ def test_one_seed_has_a_mean_alone(results_of) -> None:
 def test_a_measure_that_no_run_has_is_no_column_for_a_person(results_of) -> None:
     results = results_of("config: {stages: 1}\ngrid: {epochs: [1, 2]}\n", [0.5, 0.75], staleness=None)
     assert "staleness" not in points_markdown(results)
-    [row, _] = list(csv.DictReader(io.StringIO(points_frame(results).to_csv(index=False))))
+    [row, _] = list(csv.DictReader(io.StringIO(results.table().to_csv(index=False))))
     assert row["staleness_mean"] == ""
-    [row, _] = list(csv.DictReader(io.StringIO(runs_frame(results).to_csv(index=False))))
+    [row, _] = list(csv.DictReader(io.StringIO(results.runs_table().to_csv(index=False))))
     assert row["staleness"] == ""
 
 
@@ -913,7 +911,7 @@ def test_csv_tables_parse_back(results_of) -> None:
     results = results_of(HARD, accuracies)
     keys = ["delays.profile", "model.downsample", "algorithm"]
     assert results.columns == keys
-    rows = list(csv.DictReader(io.StringIO(runs_frame(results).to_csv(index=False))))
+    rows = list(csv.DictReader(io.StringIO(results.runs_table().to_csv(index=False))))
     assert list(rows[0]) == [*keys, "seed", "run", "status", *MEASURES]
     assert [float(row["test_accuracy"]) for row in rows] == accuracies  # every bit
     assert [row["run"] for row in rows] == [run.key for run in results.runs]
@@ -925,7 +923,7 @@ def test_csv_tables_parse_back(results_of) -> None:
         *([(name, [2], "async-dgl")] * 2 + [(name, [2, 3], "async-dgl")] * 2),
         ("", [2], "backprop"),
     ]
-    rows = list(csv.DictReader(io.StringIO(points_frame(results).to_csv(index=False))))
+    rows = list(csv.DictReader(io.StringIO(results.table().to_csv(index=False))))
     parts = ("mean", "sd", "low", "high")
     counts = ["seeds", "planned", "diverged", "differs_in"]
     assert list(rows[0]) == [*keys, *counts, *(f"{name}_{part}" for name in MEASURES for part in parts)]
