@@ -19,6 +19,7 @@ from asyncdgl.config.yaml import parse_config
 from asyncdgl.on_ray.buffer import BufferActor
 from asyncdgl.on_ray.ends import Inbox, Outbox
 from asyncdgl.on_ray.pace import PaceActor
+from asyncdgl.plan.resolve import planned
 
 CONFIG = {"runtime": "ray", "stages": 2, "pace": "free", "buffer": {"size": 10, "sampler": "lifo"}}
 
@@ -28,7 +29,7 @@ class Producer:
     """Inserts as a stage does: without waiting for the buffer."""
 
     def __init__(self, buffer: Any, nbytes: int) -> None:
-        self.out = Outbox(parse_config(CONFIG), 1, buffer)
+        self.out = Outbox(planned(parse_config(CONFIG)), 1, buffer)
         self.values, self.step = torch.from_numpy(made(nbytes)), 0
         self.payload = {"values": self.values, "y": torch.arange(8)}
 
@@ -80,7 +81,7 @@ class Consumer:
 
 def measure(nbytes: int, count: int) -> Times:
     """All four times, ``count`` times each."""
-    config = parse_config(CONFIG)
+    config = planned(parse_config(CONFIG))
     pace = ray.remote(PaceActor).options(num_cpus=0, max_concurrency=100).remote(config)
     buffer = ray.remote(BufferActor).options(num_cpus=0.05, max_concurrency=1000).remote(config, 1, pace)
     producer, consumer = Producer.remote(buffer, nbytes), Consumer.remote(buffer)

@@ -13,19 +13,19 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from asyncdgl.config.model import RunConfig
+from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.config.yaml import load_yaml, parse_config
 from asyncdgl.data.cache import prepare
-from asyncdgl.engine.build import make_stream, open_dataset
+from asyncdgl.data.dataset import open_dataset
+from asyncdgl.data.stream import make_stream
 from asyncdgl.engine.sim import Simulation
 from asyncdgl.nets.base import make_networks
-from asyncdgl.plan.machine import on_this_machine
+from asyncdgl.plan.resolve import planned
 from asyncdgl.rundir.writer import RunWriter
 
 
@@ -33,29 +33,13 @@ class Enough(Exception):
     """So many batches were trained."""
 
 
-class Observer(RunWriter):
-    """Writes the trace as a run does, and shows nothing."""
-
-    def progressed(self, stage: int, progress: Any) -> None:
-        """See ``Observer``."""
-
-    def epoch_completed(self, line: Any) -> None:
-        """See ``Observer``."""
-
-    def evaluated(self, line: Any) -> None:
-        """See ``Observer``."""
-
-    def noticed(self, message: str) -> None:
-        """See ``Observer``."""
-
-
 class Ours:
     """A run of ``sim`` that stops every few batches and goes on."""
 
-    def __init__(self, config: RunConfig, data: Path, folder: Path) -> None:
+    def __init__(self, config: ResolvedConfig, data: Path, folder: Path) -> None:
         self.passes, self.until = config.trained_stages, 0
         self.turns = 0
-        self.simulation = Simulation(config, data, Observer(folder), self.check)
+        self.simulation = Simulation(config, data, RunWriter(folder), self.check)
 
     def check(self) -> None:
         """Called before each pass."""
@@ -76,7 +60,7 @@ class Ours:
 class Bare:
     """The same networks, optimizer and precision in a plain loop."""
 
-    def __init__(self, config: RunConfig, data: Path) -> None:
+    def __init__(self, config: ResolvedConfig, data: Path) -> None:
         nets = [
             nn.ModuleList(net) for net in make_networks(config, (3, config.data.image_size, config.data.image_size), 10)
         ]
@@ -123,7 +107,7 @@ def main() -> None:
             here = {"algorithm": algorithm, "runtime": "sim", "epochs": 100, "evaluation": {"every": 100}}
             unused = {"aux"} if algorithm == "backprop" else set()
             model = {key: value for key, value in tree.get("model", {}).items() if key not in unused}
-            config = on_this_machine(parse_config({**tree, **here, "model": model}))
+            config = planned(parse_config({**tree, **here, "model": model}))
             data = prepare(config.data)
             sides[algorithm] = Ours(config, data, Path(tempfile.mkdtemp())), Bare(config, data)
             for side in sides[algorithm]:

@@ -23,7 +23,7 @@ from torch.nn.functional import cross_entropy
 from asyncdgl.config.model import RunConfig
 from asyncdgl.config.yaml import load_yaml, parse_config
 from asyncdgl.nets.base import make_networks
-from asyncdgl.plan.machine import on_this_machine
+from asyncdgl.plan.resolve import planned
 
 
 class Part(nn.Module):
@@ -92,7 +92,7 @@ def main() -> None:
     """Start both processes, then answer."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", type=Path)
-    config = on_this_machine(parse_config(load_yaml(parser.parse_args().config)))
+    config = planned(parse_config(load_yaml(parser.parse_args().config)))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -24,7 +24,7 @@ from scipy.stats import bootstrap
 from asyncdgl.config.defaults import merged
 from asyncdgl.config.yaml import load_yaml, parse_config
 from asyncdgl.learn.arithmetic import set_up_torch
-from asyncdgl.plan.balance import balance
+from asyncdgl.plan.balance import best_cut
 from asyncdgl.plan.resolve import planned
 from asyncdgl.rundir.reader import read_run
 from asyncdgl.rundir.trace import TRAIN
@@ -167,7 +167,7 @@ def measure(data: Path, folder: Path) -> dict[str, Any]:
     two = config("two", stages=2, threads=1)
     resolved = planned(parse_config(load_yaml(two)))
     set_up_torch(resolved)
-    cut = balance(resolved, 3, 10).cut
+    cut = best_cut(resolved, (3, 32, 32), 10).cut
     two = config("two", stages=2, threads=1, model={"cut": list(cut)})
     six = config("six", stages=6, threads=1)
     alone = config("alone", stages=6, threads=2)

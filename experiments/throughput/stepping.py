@@ -26,7 +26,8 @@ def step(config: ResolvedConfig, number: int, turns: Any, changed: Any, barrier:
     from asyncdgl.learn.arithmetic import set_up_torch
     from asyncdgl.learn.stage import Stage
     from asyncdgl.nets.base import make_stage_net
-    from asyncdgl.nets.shape import block_outputs, cut
+    from asyncdgl.nets.outputs import block_outputs
+    from asyncdgl.nets.shape import cut
     from asyncdgl.plan.balance import stage_input
 
     set_up_torch(config)

@@ -17,14 +17,14 @@ from asyncdgl.data.dataset import open_dataset
 from asyncdgl.data.stream import make_stream
 from asyncdgl.learn.arithmetic import set_up_torch
 from asyncdgl.learn.stage import make_stages
-from asyncdgl.plan.machine import on_this_machine
+from asyncdgl.plan.resolve import planned
 
 
 def main() -> None:
     """Each line is answered with both times."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", type=Path)
-    config = on_this_machine(parse_config(load_yaml(parser.parse_args().config)))
+    config = planned(parse_config(load_yaml(parser.parse_args().config)))
     set_up_torch(config)
     dataset = open_dataset(config, prepare(config.data))
     stream, stage = make_stream(config, dataset), make_stages(config, dataset, only=1)[0]

@@ -16,6 +16,7 @@ from typing import Any
 from asyncdgl.config.yaml import parse_config
 from asyncdgl.engine.virtual import VirtualRun
 from asyncdgl.observer import NullObserver
+from asyncdgl.plan.resolve import planned
 from asyncdgl.rundir.trace import PassRecord
 
 HERE = Path(__file__).parent
@@ -37,7 +38,7 @@ def engine(stages: int, batches: int) -> tuple[int, float]:
     """Passes, and seconds of processor time that the event queue takes for them, without files."""
     tree = {"runtime": "virtual", "stages": stages, "epochs": 1, "virtual": {"train": False, "batches": batches}}
     observer = Counter()
-    run = VirtualRun(parse_config(tree), None, observer)
+    run = VirtualRun(planned(parse_config(tree)), None, observer)
     began = time.process_time()
     run.run()
     return observer.passes, time.process_time() - began
