@@ -20,7 +20,7 @@ from torch import multiprocessing, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B
 from torch.nn.functional import cross_entropy
 
-from asyncdgl.config.model import RunConfig
+from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.config.yaml import load_yaml, parse_config
 from asyncdgl.nets.base import make_networks
 from asyncdgl.plan.resolve import planned
@@ -46,7 +46,7 @@ def loss(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return cross_entropy(scores.float(), labels)
 
 
-def learn(rank: int, config: RunConfig, port: int, orders: Any, answers: Any) -> None:
+def learn(rank: int, config: ResolvedConfig, port: int, orders: Any, answers: Any) -> None:
     """In its own process: one part of the network, trained with the other."""
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(config.threads)
