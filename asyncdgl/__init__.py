@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.3.0"
 
 if TYPE_CHECKING:
+    from asyncdgl.api import evaluate, load_run, predict, replay, run, sweep
     from asyncdgl.buffers.buffer import ReplayBuffer
     from asyncdgl.config.model import RunConfig
     from asyncdgl.learn.stage import Stage
     from asyncdgl.observer import NullObserver, Recorder
-    from asyncdgl.run import load_run, replay, run
-    from asyncdgl.sweep.results import load_sweep
+    from asyncdgl.sweeps.results import load_sweep
 
 __all__ = [
     "NullObserver",
@@ -25,10 +25,13 @@ __all__ = [
     "ReplayBuffer",
     "RunConfig",
     "Stage",
+    "evaluate",
     "load_run",
     "load_sweep",
+    "predict",
     "replay",
     "run",
+    "sweep",
 ]
 
 _HOMES = {
@@ -37,10 +40,13 @@ _HOMES = {
     "ReplayBuffer": "asyncdgl.buffers.buffer",
     "RunConfig": "asyncdgl.config.model",
     "Stage": "asyncdgl.learn.stage",
-    "load_run": "asyncdgl.run",
-    "load_sweep": "asyncdgl.sweep.results",
-    "replay": "asyncdgl.run",
-    "run": "asyncdgl.run",
+    "evaluate": "asyncdgl.api",
+    "load_run": "asyncdgl.api",
+    "load_sweep": "asyncdgl.sweeps.results",
+    "predict": "asyncdgl.api",
+    "replay": "asyncdgl.api",
+    "run": "asyncdgl.api",
+    "sweep": "asyncdgl.api",
 }
 
 
@@ -48,7 +54,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOMES[name]), name)
-    globals()[name] = value  # also in place of the submodule `run`, which the import has just put there
+    globals()[name] = value
     return value
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from asyncdgl.rundir.reader import Run
+    from asyncdgl.sweeps.results import SweepResults
 
 MOST_SHOWN = 10
 """Problems that one message lists; more are counted."""
@@ -83,6 +84,18 @@ class RunFailed(AsyncDGLError):
 
     def __init__(self, message: str, run: Run) -> None:
         self.run = run
+        super().__init__(message)
+
+
+class SweepFailed(AsyncDGLError):
+    """Some runs of a sweep failed; the others are kept, and the same sweep tries the failed ones again.
+
+    Attributes:
+        results: of the runs that are finished.
+    """
+
+    def __init__(self, message: str, results: SweepResults) -> None:
+        self.results = results
         super().__init__(message)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
 
 class Observer(Protocol):
     """Who is told what happens in a run: the run directory and the display."""
+
+    def began(self, path: Path) -> None:
+        """The run directory is there."""
 
     def passed(self, records: Sequence[PassRecord]) -> None:
         """Passes were made."""
@@ -33,6 +37,9 @@ class Observer(Protocol):
 class NullObserver:
     """Told everything, and does nothing: to build on."""
 
+    def began(self, path: Path) -> None:
+        """See ``Observer``."""
+
     def passed(self, records: Sequence[PassRecord]) -> None:
         """See ``Observer``."""
 
@@ -49,6 +56,21 @@ class NullObserver:
         """See ``Observer``."""
 
 
+class Notices(NullObserver):
+    """Hands on what a person should know, and nothing else.
+
+    Args:
+        say: takes each message.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+
+    def noticed(self, message: str) -> None:
+        """See ``Observer``."""
+        self._say(message)
+
+
 class Several:
     """Tells several observers, one after the other.
 
@@ -58,6 +80,11 @@ class Several:
 
     def __init__(self, *observers: Observer) -> None:
         self._observers = observers
+
+    def began(self, path: Path) -> None:
+        """See ``Observer``."""
+        for observer in self._observers:
+            observer.began(path)
 
     def passed(self, records: Sequence[PassRecord]) -> None:
         """See ``Observer``."""
@@ -105,6 +132,9 @@ class Recorder:
         self.evaluations: list[EvaluationLine] = []
         self.progress: list[tuple[int, Progress]] = []
         self.notices: list[str] = []
+
+    def began(self, path: Path) -> None:
+        """See ``Observer``."""
 
     def passed(self, records: Sequence[PassRecord]) -> None:
         """See ``Observer``."""

@@ -22,12 +22,6 @@ class Draws:
     def __init__(self, seed: int, *scope: Key) -> None:
         self._key: tuple[Key, ...] = (seed, *scope)
 
-    def scoped(self, *scope: Key) -> Draws:
-        """The draws of a narrower scope."""
-        seed, *rest = self._key
-        assert isinstance(seed, int)
-        return Draws(seed, *rest, *scope)
-
     def _digest(self, key: tuple[Key, ...]) -> int:
         text = repr(self._key + key).encode()
         return int.from_bytes(hashlib.blake2b(text, digest_size=16).digest(), "little")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Generic, NamedTuple
 
 from asyncdgl.buffers.entry import Entry, P, PassName, Provenance
@@ -33,12 +33,20 @@ class ReplayBuffer(Generic[P]):
         config: size, sampler, what happens when full, and the limits on reuse and age.
         link: what an entry passes on its way here.
         draws: keyed by (seed, buffer), for the sampler ``uniform``.
+        on_leave: called with each entry that is gone for good: overwritten, used up, too old, or sent a second time.
     """
 
-    def __init__(self, config: BufferConfig, link: Link[P], draws: Draws) -> None:
+    def __init__(
+        self,
+        config: BufferConfig,
+        link: Link[P],
+        draws: Draws,
+        on_leave: Callable[[Entry[P]], None] = lambda entry: None,
+    ) -> None:
         self._config = config
         self._link = link
         self._draws = draws
+        self._on_leave = on_leave
         self._choose: Sampler[P] = find("sampler", config.sampler)
         self._held: list[Entry[P]] = []  # oldest first
         self._reserved: set[PassName] = set()
@@ -87,6 +95,7 @@ class ReplayBuffer(Generic[P]):
         link.count_dropped(dropped, entry.source.name.incarnation)
         if link.is_plain:
             if not link.pass_on(entry):
+                self._on_leave(entry)
                 return
             self._reserved.discard(entry.source.name)
             self._take(entry)
@@ -95,6 +104,7 @@ class ReplayBuffer(Generic[P]):
             if link.is_full:
                 self._take_arrivals(now)
             if not link.send(entry, now, unit):
+                self._on_leave(entry)
                 return
             self._reserved.discard(entry.source.name)
             if not link.has_delay:
@@ -182,6 +192,7 @@ class ReplayBuffer(Generic[P]):
     def _leave(self, entry: Entry[P]) -> None:
         self._held.remove(entry)
         self._held_bytes -= entry.nbytes
+        self._on_leave(entry)
         if entry.times_sampled:
             self.retired += 1
         else:

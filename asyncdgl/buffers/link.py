@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Generic, NamedTuple
 
 from asyncdgl.buffers.entry import Entry, P, PassName
@@ -34,16 +34,25 @@ class Link(Generic[P]):
         draws: keyed by (seed, link).
         in_order: give entries out by step, holding back those that overtook an earlier one (samplers ``fifo``).
         may_drop: drop one when more than ``max_in_flight`` are on the way; otherwise there is no bound here.
+        on_leave: called with each entry that was lost or dropped.
 
     Attributes:
         is_plain: whether it does nothing to an entry: ``pass_on`` then does the same as ``send``, at once.
     """
 
-    def __init__(self, delay: LinkDelay, draws: Draws, in_order: bool = False, may_drop: bool = True) -> None:
+    def __init__(
+        self,
+        delay: LinkDelay,
+        draws: Draws,
+        in_order: bool = False,
+        may_drop: bool = True,
+        on_leave: Callable[[Entry[P]], None] = lambda entry: None,
+    ) -> None:
         self._delay = delay
         self._draws = draws
         self._in_order = in_order
         self._may_drop = may_drop
+        self._on_leave = on_leave
         self._waiting: list[_Waiting[P]] = []
         self._on_the_way: list[tuple[float, Entry[P]]] = []  # begun, with the time of arrival
         self._free_at = float("-inf")
@@ -94,6 +103,7 @@ class Link(Generic[P]):
             self.lost += 1
             self._settled.add(name.step)
             if delay.bandwidth is None:
+                self._on_leave(entry)
                 return True
         self._begin(now)
         was_full = self.is_full
@@ -166,12 +176,15 @@ class Link(Generic[P]):
             sent = w.ready
             if has_bandwidth:
                 sent = self._free_at = max(self._free_at, w.ready) + w.sending
-            if not w.is_lost:
+            if w.is_lost:
+                self._on_leave(w.entry)
+            else:
                 self._on_the_way.append((sent + w.latency, w.entry))
 
     def _drop_oldest_waiting(self) -> None:
         dropped = min(self._waiting, key=lambda w: w.entry.age_key)
         self._waiting.remove(dropped)
+        self._on_leave(dropped.entry)
         if not dropped.is_lost:
             self._settled.add(dropped.entry.source.name.step)
             self.dropped += 1

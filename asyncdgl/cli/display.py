@@ -6,6 +6,7 @@ import time
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.live import Live
@@ -61,6 +62,10 @@ class RunDisplay:
         self._console.print(text, markup=False)
 
     # --- Observer
+
+    def began(self, path: Path) -> None:
+        """See ``Observer``."""
+        self.say(f"run directory: {path}")
 
     def passed(self, records: Sequence[PassRecord]) -> None:
         """See ``Observer``."""

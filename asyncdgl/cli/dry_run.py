@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import click
-from rich import box
-from rich.table import Table
 
-from asyncdgl.cli.tables import console
 from asyncdgl.config.model import RunConfig
 from asyncdgl.config.yaml import dump_config
 from asyncdgl.plan.memory import buffer_bytes, megabytes, usable_bytes
@@ -26,8 +23,13 @@ def show_dry_run(asked: RunConfig) -> None:
     from asyncdgl.nets.shape import cut
 
     input_shape, classes = data_shape(config.data)
+    # All of this takes long to import: only once the folder is known to be there.
+    from rich import box
+    from rich.table import Table
+
+    from asyncdgl.cli.tables import console
     from asyncdgl.learn.arithmetic import set_up_torch
-    from asyncdgl.nets.cost import stage_costs  # imports torch: only once the folder is known to be there
+    from asyncdgl.nets.cost import stage_costs
     from asyncdgl.plan.balance import by_cost, times_of_cut
     from asyncdgl.plan.parts import check_parts
 

@@ -20,6 +20,8 @@ COMMANDS = {
     "sweep": "Run a grid of configurations, each with several seeds, and leave one table.",
     "report": "Write a report into each DIR: the folder of a run, or of a sweep.",
     "replay": "Repeat the run in RUN_DIR from its trace, in one process, and compare it.",
+    "evaluate": "Measure the trained network of the run in RUN_DIR, on its own data or on other images.",
+    "predict": "Classify images by the trained network of the run in RUN_DIR.",
     "profiles": "List the built-in delay profiles, or print the profile NAME as YAML.",
     "schema": "Print the JSON schema of a configuration file, with which an editor completes and checks it.",
 }

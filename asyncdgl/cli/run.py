@@ -87,12 +87,13 @@ def run(
     if out == "":
         raise ConfigError("--out needs the name of a folder")
     folder = None if out is None else Path(out)
-    if dry_run:
-        from asyncdgl.cli.dry_run import show_dry_run
+    if folder is not None:
         from asyncdgl.rundir.writer import check_out
 
-        if folder is not None:
-            check_out(folder)
+        check_out(folder)
+    if dry_run:
+        from asyncdgl.cli.dry_run import show_dry_run
+
         show_dry_run(asked)
         return 0
     from asyncdgl.cli.session import run_and_show

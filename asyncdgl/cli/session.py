@@ -13,17 +13,9 @@ from asyncdgl.cli.signals import EXIT_CODES, Signals, end_process
 from asyncdgl.cli.tables import show_summary
 from asyncdgl.config.model import RunConfig
 from asyncdgl.errors import Interrupted, RunFailed
-from asyncdgl.observer import NullObserver
-from asyncdgl.run import Session
+from asyncdgl.observer import Notices
 from asyncdgl.rundir.reader import Run
-
-
-class _Echo(NullObserver):
-    """Before there is a display: each notice is a line."""
-
-    def noticed(self, message: str) -> None:
-        """See ``Observer``."""
-        click.echo(message)
+from asyncdgl.session import Session
 
 
 def run_and_show(asked: RunConfig, out: Path | None) -> int:
@@ -35,7 +27,7 @@ def run_and_show(asked: RunConfig, out: Path | None) -> int:
     session = Session(asked, out, signals := Signals())
     signals.install()
     try:
-        session.prepare(_Echo())
+        session.prepare(Notices(click.echo))
     except Interrupted as interrupt:
         click.echo(f"Stopped by {interrupt} before anything was computed.", err=True)
         return EXIT_CODES[interrupt.status]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import shutil
-from collections.abc import Collection, Iterator, Sequence
+import warnings
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +12,14 @@ import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from asyncdgl.cli.signals import EXIT_CODES, Signals
-from asyncdgl.cli.tables import Column, console, drawing_failed, fitted
-from asyncdgl.config.model import RunConfig
+from asyncdgl.cli.tables import Column, console, fitted
 from asyncdgl.config.yaml import parse_assignment, set_key
-from asyncdgl.errors import ConfigError, Interrupted
-from asyncdgl.plan.machine import available_cores
-from asyncdgl.plan.resolve import planned
-from asyncdgl.sweep.execution import Finished, RunStore, Starter, execute, local_jobs
-from asyncdgl.sweep.grid import Sweep, SweepRun, plan_sweep
-from asyncdgl.sweep.results import SweepResults, cell, load_sweep, write_index
-from asyncdgl.sweep.tables import shown_rows, table_notes, write_tables
+from asyncdgl.errors import Interrupted
+from asyncdgl.sweep_session import SweepSession
+from asyncdgl.sweeps.execution import Finished
+from asyncdgl.sweeps.grid import Sweep, SweepRun
+from asyncdgl.sweeps.results import SweepResults, cell
+from asyncdgl.sweeps.tables import shown_rows, table_notes
 
 
 @click.command()
@@ -58,17 +55,10 @@ def sweep(
     over: dict[str, Any] = {}
     for assignment in assignments:
         set_key(over, *parse_assignment(assignment))
-    from asyncdgl.report.series import choose_figure
-    from asyncdgl.report.sweep_figure import save_sweep_figure
-
-    wanted = plan_sweep(sweep_file, over, _say_progress)
-    choose_figure(wanted.figure, [run.values for run in wanted.runs])  # refused now, not after hours
-    folder = Path("sweeps") / wanted.name if out is None else out
-    store = RunStore(folder / "runs" if runs_dir is None else runs_dir)
-    missing = [run for run in wanted.distinct if not store.has(run.key)]
-    for run in missing:
-        if (problem := store.broken(run.key)) is not None:
-            click.echo(f"{problem}; this run is made again")
+    session = SweepSession(sweep_file, out, runs_dir, over, assignments, _say_progress)
+    wanted, missing = session.wanted, session.missing
+    for problem in session.broken:
+        click.echo(f"{problem}; this run is made again")
     click.echo(
         f"{wanted.name}: {len(wanted.runs)} points and seeds, {len(wanted.distinct)} different runs, "
         f"{len(wanted.distinct) - len(missing)} there already; {len(missing)} to make"
@@ -77,20 +67,19 @@ def sweep(
         _show_points(wanted, {run.key for run in missing})
         return 0
     if address is not None:
-        _check_cluster(address, missing)
+        session.check_address(address)
     signals = Signals()
     signals.install()
     signals.disarm()  # the runs under way may take their time to end
-    with signals.deferred():
-        _prepare(wanted, sweep_file, folder, store, assignments)
-        code = _make(missing, store, jobs, address, signals)
-        results = load_sweep(folder)
-        write_tables(results)
-        warning = drawing_failed(lambda: save_sweep_figure(results))
+    with signals.deferred(), warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always", UserWarning)
+        session.make_folders()
+        code = _make(session, jobs, address, signals)
+        results = session.results()
     _show_results(results)
-    click.echo(f"results: {folder}")
-    if warning is not None:
-        click.echo(warning, err=True)
+    click.echo(f"results: {session.folder}")
+    for warning in warned:
+        click.echo(f"Warning: {warning.message}; everything else is there", err=True)
     if code == 1:
         click.echo("Error: some runs failed; the same command tries them again", err=True)
     elif code:
@@ -141,77 +130,14 @@ def _setting(value: Any) -> str:
     return "" if value is None else str(cell(value))
 
 
-def _jobs_here(runs: list[SweepRun]) -> int:
-    """As many as keep the cores busy."""
-    return max(1, available_cores() // max((threads_in_all(run.config) for run in runs), default=1))
-
-
-def threads_in_all(asked: RunConfig) -> int:
-    """CPU threads that a run computes with, its processes together."""
-    if asked.runtime == "ray" and asked.ray.threads == "cost":
-        return available_cores()
-    config = planned(asked)
-    if config.runtime != "ray":
-        return config.threads
-    return sum(config.threads_of(j) for j in range(1, config.stages + 1))
-
-
-def _prepare(wanted: Sweep, sweep_file: Path, folder: Path, store: RunStore, assignments: Sequence[str]) -> None:
-    if not store.path.is_relative_to(folder):
-        try:
-            store.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"--runs {store.path} can't be made: {error.strerror or error}") from None
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        store.path.mkdir(parents=True, exist_ok=True)
-        if not (folder / "sweep.yaml").exists() or not (folder / "sweep.yaml").samefile(sweep_file):
-            shutil.copyfile(sweep_file, folder / "sweep.yaml")
-        write_index(wanted, folder, store, assignments)
-    except OSError as error:
-        raise ConfigError(f"--out {folder} can't be made: {error.strerror or error}") from None
-    store.tidy()
-
-
-def _check_cluster(address: str, runs: list[SweepRun]) -> None:
-    from asyncdgl.on_ray.cluster import check_address
-
-    if any(run.config.runtime == "ray" for run in runs):
-        raise ConfigError(
-            "--address spreads runs of the runtimes sim and virtual; one of runtime ray takes a cluster for itself: "
-            "leave --address away and set ray.address"
-        )
-    check_address(address, address)
-
-
-@contextlib.contextmanager
-def _starter(runs: list[SweepRun], jobs: int | None, address: str | None) -> Iterator[tuple[Starter, int]]:
-    """What starts a run, here or on the cluster, and how many at a time."""
-    if address is None:
-        with local_jobs() as start:
-            yield start, jobs or _jobs_here(runs)
-        return
-    from asyncdgl.on_ray.sweep_jobs import cluster_jobs
-
-    with cluster_jobs(address, max(threads_in_all(run.config) for run in runs)) as (start, room):
-        yield start, jobs or room
-
-
-def _make(runs: list[SweepRun], store: RunStore, jobs: int | None, address: str | None, signals: Signals) -> int:
+def _make(session: SweepSession, jobs: int | None, address: str | None, signals: Signals) -> int:
     """Returns the exit code."""
-    failed: list[Finished] = []
-    if not runs:
+    if not session.missing:
         return 0
-    with _starter(runs, jobs, address) as (start, at_once), _Bar(len(runs), at_once) as bar:
+    with session.starter(jobs, address) as (start, at_once), _Bar(len(session.missing), at_once) as bar:
         signals.take()  # Ray takes SIGTERM for itself
-
-        def on_end(ended: Finished) -> None:
-            bar.ended(ended)
-            if ended.status is None:
-                failed.append(ended)
-
         try:
-            execute(runs, store, start, at_once, on_end, signals.check)
+            failed = session.execute(start, at_once, bar.ended, signals.check)
         except Interrupted as interrupt:
             return EXIT_CODES[interrupt.status]
     signals.take()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from rich import box
@@ -75,15 +75,6 @@ def _table(columns: Sequence[Column], title: str) -> Table:
 def number(value: float | None, form: str) -> str:
     """A cell; empty where there is no number."""
     return "" if value is None else format(value, form)
-
-
-def drawing_failed(draw: Callable[[], object]) -> str | None:
-    """Draw, and say what went wrong: what was computed is whole without its figures."""
-    try:
-        draw()
-    except Exception as error:  # whatever a drawing library, a font or a full disk comes up with
-        return f"Warning: the figures can't be drawn: {type(error).__name__}: {error}; everything else is there"
-    return None
 
 
 def some_of(count: int) -> list[int | None]:

@@ -7,32 +7,37 @@ from collections.abc import Mapping
 from typing import Any
 
 from asyncdgl.errors import ConfigError
-from asyncdgl.registry import find
+from asyncdgl.registry import GIVEN, find
 
 Tree = dict[str, Any]
 
 
+def _source(dataset: Any) -> Any:
+    """What a data set says of itself. A pair that was handed over says nothing: its runs can be read without it."""
+    return None if dataset == GIVEN else find("data", dataset)
+
+
 def fixed_image_size(dataset: str) -> int | None:
     """Pixels of a side of a data set's images, where they have one size."""
-    size: int | None = getattr(find("data", dataset), "image_size", None)
+    size: int | None = getattr(_source(dataset), "image_size", None)
     return size
 
 
 def reads_files(dataset: str) -> bool:
     """Whether a data set is read from files that lie somewhere."""
-    return bool(getattr(find("data", dataset), "reads_files", False))
+    return bool(getattr(_source(dataset), "reads_files", False))
 
 
 def needed_in_folder(dataset: str) -> str | None:
     """What must be in the folder that a user has to name, where one has to be named."""
-    needed: str | None = getattr(find("data", dataset), "needs_folder", None)
+    needed: str | None = getattr(_source(dataset), "needs_folder", None)
     return needed
 
 
 def _defaults_of(dataset: Any) -> Tree:
     """What a data set has other defaults for than the fields."""
     try:
-        return dict(find("data", dataset).defaults)
+        return dict(_source(dataset).defaults)
     except (ConfigError, AttributeError):  # told where the name itself is checked
         return {}
 

@@ -110,13 +110,18 @@ def parse_assignment(text: str) -> tuple[str, Any]:
 
 def dump_config(config: RunConfig) -> str:
     """The whole configuration as YAML that ``parse_config`` reads back to an equal one."""
+    return dump_tree(config.model_dump(mode="json"))
+
+
+def dump_tree(tree: Mapping[str, Any]) -> str:
+    """Plain data as YAML, in its order."""
     from ruamel.yaml import YAML
 
     out = io.StringIO()
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # keep the order of the fields
-    yaml.dump(config.model_dump(mode="json"), out)
+    yaml.dump(tree, out)
     return out.getvalue()
 
 

@@ -89,11 +89,11 @@ def data_shape(config: DataConfig) -> tuple[tuple[int, ...], int]:
     Raises:
         DataError: an image folder is missing or empty.
     """
-    from asyncdgl.data.store import input_shape, open_cached
-
     source, request = _ask(config)
     if source.shape is not None:
         return source.shape(request)
+    from asyncdgl.data.store import input_shape, open_cached
+
     cached = open_cached(prepare(config))
     return input_shape(cached.train_x), len(cached.classes)
 

@@ -37,13 +37,13 @@ def files(folder: Path) -> tuple[File, ...]:
     unreadable: list[Problem] = []
     for split in SPLITS:
         for name in _classes(folder, split):
-            above = tuple(_place((folder / place).stat()) for place in ("", split, f"{split}/{name}"))
-            inside = list(_walk(folder, f"{split}/{name}", above, unreadable))
+            above = tuple(place_of((folder / place).stat()) for place in ("", split, f"{split}/{name}"))
+            inside = list(walk(folder, f"{split}/{name}", above, unreadable))
             if not inside and not unreadable:
                 raise DataError(f"{shown(folder / split / name)} is empty: every class needs images")
             found += sorted(inside, key=lambda file: os.path.split(file.path))
     if unreadable:
-        raise DataError(_cannot_be_read(unreadable))
+        raise DataError(cannot_be_read(unreadable))
     train, test = (class_names(found, split) for split in SPLITS)
     odd = [f"{shown(name)} ({'train' if name in train else 'test'})" for name in sorted({*train} ^ {*test})]
     if odd:
@@ -67,24 +67,26 @@ def _classes(folder: Path, split: str) -> list[str]:
             f"{shown(top)} is no folder: image-folder expects {shown(folder)}/train/<class>/ and "
             f"{shown(folder)}/test/<class>/{hint}"
         )
-    names = sorted(entry.name for entry in _visible(top) if entry.is_dir())
+    names = sorted(entry.name for entry in visible(top) if entry.is_dir())
     if not names:
         raise DataError(f"{shown(top)} has no class folders: image-folder expects {shown(top)}/<class>/ with images")
     return names
 
 
-def _visible(folder: Path) -> list[os.DirEntry[str]]:
+def visible(folder: Path) -> list[os.DirEntry[str]]:
+    """What lies in a folder, without what is nobody's data."""
     with os.scandir(folder) as entries:
         return [entry for entry in entries if not entry.name.startswith(".") and entry.name != NOBODYS]
 
 
-def _place(status: os.stat_result) -> tuple[int, int]:
+def place_of(status: os.stat_result) -> tuple[int, int]:
+    """What two links to one folder have in common."""
     return status.st_dev, status.st_ino
 
 
-def _walk(folder: Path, below: str, above: tuple[tuple[int, int], ...], unreadable: list[Problem]) -> Iterator[File]:
+def walk(folder: Path, below: str, above: tuple[tuple[int, int], ...], unreadable: list[Problem]) -> Iterator[File]:
     """Files below a folder, links followed; ``above`` is where the walk came through, so that a circle ends."""
-    for entry in _visible(folder / below):
+    for entry in visible(folder / below):
         path = f"{below}/{entry.name}"
         try:
             status = entry.stat()
@@ -92,10 +94,10 @@ def _walk(folder: Path, below: str, above: tuple[tuple[int, int], ...], unreadab
             what = "a link that leads nowhere" if entry.is_symlink() else error.strerror
             unreadable.append((folder / path, what or str(error)))
             continue
-        place = _place(status)
+        place = place_of(status)
         if stat.S_ISDIR(status.st_mode):
             if place not in above:
-                yield from _walk(folder, path, (*above, place), unreadable)
+                yield from walk(folder, path, (*above, place), unreadable)
         elif stat.S_ISREG(status.st_mode):
             yield File(path, status.st_size, status.st_mtime_ns)
         else:
@@ -113,20 +115,19 @@ def decode(request: Request) -> Decoded:
     damaged: list[Problem] = []
     labels: dict[str, list[int]] = {split: [] for split in SPLITS}
     count = 0
-    for file, image in _read_all(request):
+    for file, image in read_all(request):
         if isinstance(image, NoImageError):
-            skipped[_ending(file.path)] += 1
+            skipped[ending(file.path)] += 1
         elif isinstance(image, Exception):
-            damaged.append((request.folder / file.path, " ".join(str(image).split()) or type(image).__name__))
+            damaged.append((request.folder / file.path, why(image)))
         else:
             split, name, _ = file.path.split("/", 2)
             x[count] = image
             labels[split].append(number_of[name])
             count += 1
     if damaged:
-        raise DataError(_cannot_be_read(damaged))
-    told = f"{sum(skipped.values())} file{'s' * (sum(skipped.values()) > 1)} skipped: "
-    told += ", ".join(f"{ending} {number}" for ending, number in skipped.most_common(10))
+        raise DataError(cannot_be_read(damaged))
+    told = in_words(skipped)
     for split, y in labels.items():
         present = {names[k] for k in y}
         empty = [shown(request.folder / split / name) for name in names if name not in present]
@@ -144,7 +145,7 @@ def decode(request: Request) -> Decoded:
     return Decoded(x[: len(train_y)], train_y, x[len(train_y) : count], test_y, classes)
 
 
-def _read_all(request: Request) -> Iterator[tuple[File, NDArray[Any] | Exception]]:
+def read_all(request: Request) -> Iterator[tuple[File, NDArray[Any] | Exception]]:
     """Each file with its image, or with why there is none."""
     from concurrent.futures import ThreadPoolExecutor
 
@@ -162,12 +163,25 @@ def _read_all(request: Request) -> Iterator[tuple[File, NDArray[Any] | Exception
             yield result
 
 
-def _ending(path: str) -> str:
+def ending(path: str) -> str:
+    """Of a file's name, for a message."""
     name = path.rsplit("/", 1)[1]
     return shown(Path(name).suffix.lower()) or "without an ending"
 
 
-def _cannot_be_read(problems: list[Problem]) -> str:
+def in_words(skipped: Counter[str]) -> str:
+    """Files that were left out, by their ending."""
+    count = skipped.total()
+    return f"{count} file{'s' * (count > 1)} skipped: " + ", ".join(f"{e} {n}" for e, n in skipped.most_common(10))
+
+
+def why(error: Exception) -> str:
+    """Why a file can't be read, on one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def cannot_be_read(problems: list[Problem]) -> str:
+    """The message for files that are no images: the first few of them, and how many more."""
     if len(problems) == 1:
         return f"{shown(problems[0][0])} can't be read as an image: {problems[0][1]}"
     each = [f"{shown(path)} ({reason})" for path, reason in problems]

@@ -41,10 +41,20 @@ def read_image(path: Path, size: int) -> NDArray[Any]:
     """[size, size, 3] uint8: turned upright, shorter side resized, centre cropped, RGB.
 
     Raises:
+        NoImageError, Exception: as ``open_image``.
+    """
+    import numpy as np
+
+    return np.asarray(fit(open_image(path), size))
+
+
+def open_image(path: Path) -> Image.Image:
+    """The whole image, upright, in eight bits and three colours.
+
+    Raises:
         NoImageError: Pillow doesn't know the content, and the ending is not that of an image.
         Exception: it is damaged, too large, or of a kind whose range of values is not known.
     """
-    import numpy as np
     from PIL import Image, UnidentifiedImageError
 
     endings, readable = _formats()
@@ -52,7 +62,7 @@ def read_image(path: Path, size: int) -> NDArray[Any]:
     try:
         # Formats without a mark of their own would take any file for theirs: only where the name says so.
         with Image.open(path, formats=[name for name, marked in readable.items() if marked or name == named]) as file:
-            image = to_rgb(_upright(file))
+            return to_rgb(_upright(file))
     except UnidentifiedImageError:
         if named in readable:
             raise ValueError("its content is no image") from None
@@ -60,7 +70,6 @@ def read_image(path: Path, size: int) -> NDArray[Any]:
     except Image.DecompressionBombError:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
         raise ValueError(f"more than {limit} million pixels: make it smaller") from None
-    return np.asarray(_fit(image, size))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -97,7 +106,8 @@ def _upright(image: Image.Image) -> Image.Image:
     return turned
 
 
-def _fit(image: Image.Image, size: int) -> Image.Image:
+def fit(image: Image.Image, size: int) -> Image.Image:
+    """The shorter side resized to ``size``, and the middle."""
     from PIL import Image
 
     if image.size == (size, size):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asyncdgl.buffers.buffer import ReplayBuffer
+from asyncdgl.buffers.entry import Entry
 from asyncdgl.buffers.link import Link
 from asyncdgl.buffers.size import entry_bytes
 from asyncdgl.config.resolved import ResolvedConfig
@@ -92,16 +93,25 @@ def weights_of(passes: Mapping[int, StagePasses]) -> dict[int, Mapping[str, NDAr
     return {j: as_arrays(state) for j, state in states.items() if state is not None}
 
 
-def make_buffer(config: ResolvedConfig, after_stage: int) -> ReplayBuffer[Any]:
-    """The buffer between stage ``after_stage`` and the next, with its link."""
+def make_buffer(
+    config: ResolvedConfig, after_stage: int, on_leave: Callable[[Entry[Any]], None] = lambda entry: None
+) -> ReplayBuffer[Any]:
+    """The buffer between stage ``after_stage`` and the next, with its link.
+
+    Args:
+        config: the run.
+        after_stage: its producer.
+        on_leave: see ``ReplayBuffer``.
+    """
     replay = config.buffer
     link: Link[Any] = Link(
         config.profile.link(after_stage),
         Draws(config.seed, "link", after_stage),
         in_order=replay.sampler == "fifo",
         may_drop=replay.on_full == "overwrite",
+        on_leave=on_leave,
     )
-    return ReplayBuffer(replay, link, Draws(config.seed, "buffer", after_stage))
+    return ReplayBuffer(replay, link, Draws(config.seed, "buffer", after_stage), on_leave)
 
 
 def make_clock(config: ResolvedConfig, stage: int) -> ProfileClock:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Generic, NamedTuple, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
+from asyncdgl.observer import Observer
 from asyncdgl.rundir.records import EvaluationLine
+
+if TYPE_CHECKING:
+    from asyncdgl.config.resolved import ResolvedConfig
+    from asyncdgl.engine.build import Parts
+    from asyncdgl.engine.passes import EpochEnd
+    from asyncdgl.learn.learner import State
 
 Weights = TypeVar("Weights")
 
@@ -117,3 +124,54 @@ def evaluation_line(
         "stage": evaluation.stage,
     }
     return EvaluationLine.model_validate({**line, **measured})
+
+
+class Evaluating:
+    """Evaluations of a run whose stages are all in this process, made as they come due.
+
+    Args:
+        parts: of the run; without an evaluator nothing is evaluated.
+        config: the run.
+        one_by_one: see ``Evaluations``.
+        observer: is told of each.
+        check: called while the test set is used; raises where the run is to stop.
+
+    Attributes:
+        last: the line of the last one.
+    """
+
+    def __init__(
+        self, parts: Parts, config: ResolvedConfig, one_by_one: bool, observer: Observer, check: Callable[[], None]
+    ) -> None:
+        self._passes, self._evaluator = parts.passes, parts.evaluator
+        self._quota = config.epochs
+        self._observer = observer
+        self._check = check
+        self._evaluations = Evaluations(self._weights(), config.epochs, config.evaluation.every, one_by_one)
+        self.last: EvaluationLine | None = None
+
+    def _weights(self) -> list[State | None]:
+        return [passes.learner.published() for passes in self._passes.values()]
+
+    def completed(self, stage: int, epoch_end: EpochEnd) -> None:
+        """A stage has completed its next epoch."""
+        self._observer.epoch_completed(epoch_end.line)
+        if self._evaluator is not None:
+            self._evaluations.completed(stage, epoch_end.line.end_s, epoch_end.published)
+
+    def catch_up(self, known_until_s: float) -> None:
+        """Make the evaluations that are due."""
+        for evaluation in self._evaluations.due(known_until_s) if self._evaluator is not None else ():
+            self._evaluate(evaluation)
+
+    def end(self, end_s: float) -> None:
+        """The run has come to its end: evaluate the final weights."""
+        weights = self._weights()
+        self._evaluate(self._evaluations.final(weights, [self._quota] * len(weights), end_s), final=True)
+
+    def _evaluate(self, evaluation: Evaluation[State | None], final: bool = False) -> None:
+        if self._evaluator is None:
+            return
+        weights = [publication.weights for publication in evaluation.of if publication.weights is not None]
+        self.last = evaluation_line(evaluation, self._evaluator.evaluate(weights, self._check), final)
+        self._observer.evaluated(self.last)

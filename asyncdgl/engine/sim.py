@@ -12,13 +12,13 @@ from asyncdgl import registry
 from asyncdgl.algorithms.base import Algorithm
 from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.engine import turn
-from asyncdgl.engine.build import Parts, build, weights_of
-from asyncdgl.engine.evaluations import Evaluation, Evaluations, evaluation_line
+from asyncdgl.engine.build import build, weights_of
+from asyncdgl.engine.evaluations import Evaluating
 from asyncdgl.engine.passes import Passed
 from asyncdgl.errors import SampleBlocked
 from asyncdgl.observer import Observer
 from asyncdgl.rundir.outcome import Outcome
-from asyncdgl.rundir.records import BufferSummary, EvaluationLine
+from asyncdgl.rundir.records import BufferSummary
 
 PROGRESS_EVERY_S = 0.2
 
@@ -51,22 +51,16 @@ class Simulation:
         self._check = check
         self._began = time.perf_counter()
         self._algorithm: Algorithm = registry.find("algorithm", config.algorithm)
-        self._parts: Parts = build(config, data, self._seconds)
-        self._passes, self._buffers = self._parts.passes, self._parts.buffers
+        parts = build(config, data, self._seconds)
+        self._passes, self._buffers, self._lengths = parts.passes, parts.buffers, parts.lengths
         self._training = turn.Training(len(self._passes))
         self._stages = {j: _Stage(self._turn_of(j)) for j in self._passes}
-        self._evaluations = Evaluations(
-            [passes.learner.published() for passes in self._passes.values()],
-            config.epochs,
-            config.evaluation.every,
-            self._algorithm.one_by_one,
-        )
-        self._evaluation: EvaluationLine | None = None
+        self._evaluating = Evaluating(parts, config, self._algorithm.one_by_one, observer, check)
         self._shown_at = 0.0
         self._now = 0.0  # in steps
 
     def _turn_of(self, j: int) -> turn.Turn:
-        return turn.Turn(self.config, self._passes[j], self._parts.lengths[j], lambda: self._training.later_than(j))
+        return turn.Turn(self.config, self._passes[j], self._lengths[j], lambda: self._training.later_than(j))
 
     def _seconds(self) -> float:
         return time.perf_counter() - self._began
@@ -93,9 +87,7 @@ class Simulation:
             reason = self._give_turn(self._stages[j])
             if reason is not None and now is not None:
                 self._stages[j].lost_turns[reason] += 1
-        weights = [passes.learner.published() for passes in self._passes.values()]
-        epochs = [self.config.epochs] * len(weights)
-        self._evaluate(self._evaluations.final(weights, epochs, self._seconds()), final=True)
+        self._evaluating.end(self._seconds())
 
     def _give_turn(self, stage: _Stage) -> str | None:
         """Let a stage make one pass; returns why it could not, or None."""
@@ -139,25 +131,15 @@ class Simulation:
             self._shown_at = end_s
             self._show_progress()
         if passed.epoch_end is not None:
-            self._observer.epoch_completed(passed.epoch_end.line)
-            self._evaluations.completed(of.number, end_s, passed.epoch_end.published)
-            for evaluation in self._evaluations.due(end_s):
-                self._evaluate(evaluation)
+            self._evaluating.completed(of.number, passed.epoch_end)
+            began = time.perf_counter()
+            self._evaluating.catch_up(end_s)
+            self._began += time.perf_counter() - began  # evaluation is no training time; under ray it runs beside it
         return passed
 
     def _show_progress(self) -> None:
         for j, passes in self._passes.items():
             self._observer.progressed(j, passes.progress(stopped=j not in self.running))
-
-    def _evaluate(self, evaluation: Evaluation[Any], final: bool = False) -> None:
-        evaluator = self._parts.evaluator
-        if evaluator is None:
-            return
-        began = time.perf_counter()
-        results = evaluator.evaluate([p.weights for p in evaluation.of], self._check)
-        self._began += time.perf_counter() - began  # evaluation is no training time; under ray it runs beside it
-        self._evaluation = evaluation_line(evaluation, results, final)
-        self._observer.evaluated(self._evaluation)
 
     def outcome(self) -> Outcome:
         """What there is now: complete, or as far as the run came."""
@@ -171,6 +153,6 @@ class Simulation:
                 BufferSummary.model_validate({"after_stage": j, **b.statistics(), "fetched_unused": 0})
                 for j, b in self._buffers.items()
             ],
-            evaluation=self._evaluation,
+            evaluation=self._evaluating.last,
             weights=weights_of(self._passes),
         )

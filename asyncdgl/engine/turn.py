@@ -35,21 +35,10 @@ from asyncdgl.engine.passes import Passed, StagePasses
 from asyncdgl.errors import SampleBlocked
 from asyncdgl.rundir.trace import FORWARD, TRAIN
 
-RESERVE: Final = "reserve"
-START: Final = "start"
-TAKE: Final = "take"
-FETCH: Final = "fetch"
-COMPUTE: Final = "compute"
-ADVANCE: Final = "advance"
-INSERT: Final = "insert"
-DROP: Final = "drop"
-TRAINED: Final = "trained"
-SPENT: Final = "spent"
-SLEEP: Final = "sleep"
-PAUSE: Final = "pause for"
-WAIT: Final = "wait"
-NEXT: Final = "next"
-STOP: Final = "stop"
+RESERVE, START, TAKE, FETCH, COMPUTE, ADVANCE, INSERT, DROP, TRAINED, SPENT, SLEEP, PAUSE, WAIT, NEXT, STOP = ASKS = (
+    *("reserve", "start", "take", "fetch", "compute", "advance", "insert", "drop", "trained", "spent", "sleep"),
+    *("pause", "wait", "next", "stop"),
+)
 
 FULL, PACED, SLOWED, PAUSED = "full", "pace", "slowdown", "pause"
 """Reasons to wait beside those of an empty-handed buffer (`SampleBlocked`): see rule 27 and `WAIT_REASONS`."""
@@ -57,6 +46,11 @@ FULL, PACED, SLOWED, PAUSED = "full", "pace", "slowdown", "pause"
 Ask = tuple[str, Any]
 
 _AS_ALL: Final = PassLength(1.0, 0.0)
+
+
+def answers_of(engine: object) -> dict[str, Callable[..., Any]]:
+    """An engine's methods `_reserve`, `_start` and so on, by what they answer."""
+    return {what: getattr(engine, f"_{what}") for what in ASKS}
 
 
 class Pass(NamedTuple):

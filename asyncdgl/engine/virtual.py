@@ -18,13 +18,13 @@ from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.config.sections import PassTimes
 from asyncdgl.engine import turn
 from asyncdgl.engine.build import build, steps_clock, weights_of
-from asyncdgl.engine.evaluations import Evaluation, Evaluations, evaluation_line
+from asyncdgl.engine.evaluations import Evaluating
 from asyncdgl.engine.pace import Pace
 from asyncdgl.engine.passes import Passed
 from asyncdgl.errors import SampleBlocked
 from asyncdgl.observer import Observer
 from asyncdgl.rundir.outcome import Outcome
-from asyncdgl.rundir.records import BufferSummary, EvaluationLine
+from asyncdgl.rundir.records import BufferSummary
 from asyncdgl.rundir.trace import TRAIN, PassRecord
 
 ONE_STEP = PassTimes(train=1.0, forward=1.0)
@@ -97,7 +97,7 @@ class VirtualRun:
         self._check = check
         self.now = 0.0
         parts = build(config, data if config.has_tensors else None, lambda: self.now)
-        self._passes, self._buffers, self._evaluator = parts.passes, parts.buffers, parts.evaluator
+        self._passes, self._buffers = parts.passes, parts.buffers
         self._training = turn.Training(config.stages)
         times = config.virtual.step_times
         each = (ONE_STEP,) if times is None else times
@@ -120,29 +120,10 @@ class VirtualRun:
         self._events: list[tuple[float, int, int, int]] = []
         self._event_count = 0
         self._to_move: deque[_Stage] = deque(self._stages.values())
-        self._evaluations = Evaluations(
-            [passes.learner.published() for passes in self._passes.values()], config.epochs, config.evaluation.every
-        )
+        self._evaluating = Evaluating(parts, config, False, observer, check)
         self._epoch_ended = False
-        self._evaluation: EvaluationLine | None = None
         self._records: list[PassRecord] = []
-        self._answers: dict[str, Callable[[_Stage, Any], Any]] = {
-            turn.RESERVE: self._reserve,
-            turn.START: self._start,
-            turn.TAKE: self._take,
-            turn.FETCH: self._fetch,
-            turn.COMPUTE: self._compute,
-            turn.ADVANCE: self._advance,
-            turn.INSERT: self._insert,
-            turn.DROP: self._drop,
-            turn.TRAINED: self._trained,
-            turn.SPENT: self._spent,
-            turn.SLEEP: self._sleep,
-            turn.PAUSE: self._pause,
-            turn.WAIT: self._wait,
-            turn.NEXT: self._next,
-            turn.STOP: self._stop,
-        }
+        self._answers = turn.answers_of(self)
 
     def _later_trains(self, j: int) -> Callable[[], bool]:
         return lambda: self._training.last > j
@@ -164,15 +145,13 @@ class VirtualRun:
                         self._happen(self._stages[j], what)
                     if self._epoch_ended:
                         self._epoch_ended = False
-                        for evaluation in self._evaluations.due(self.now):
-                            self._evaluate(evaluation)
+                        self._evaluating.catch_up(self.now)
         finally:
             self._report()
         waiting = [f"stage {j}: {s.waits_for}" for j, s in self._stages.items() if s.waits_for != STOPPED]
         if waiting:
             raise RuntimeError(f"no event is left, but there wait {', '.join(waiting[:8])}")
-        weights = [passes.learner.published() for passes in self._passes.values()]
-        self._evaluate(self._evaluations.final(weights, [self._config.epochs] * len(weights), self.now), final=True)
+        self._evaluating.end(self.now)
 
     def _go_on(self, stage: _Stage, answer: Any) -> None:
         """Answer what a stage asks, until it computes, sleeps, waits, or has ended its turn."""
@@ -346,18 +325,9 @@ class VirtualRun:
     def _note(self, stage: _Stage, passed: Passed) -> None:
         self._report()
         self._observer.progressed(stage.number, self._passes[stage.number].progress(stopped=False))
-        if passed.epoch_end is None:
-            return
-        self._observer.epoch_completed(passed.epoch_end.line)
-        if self._evaluator is not None:
-            self._evaluations.completed(stage.number, self.now, passed.epoch_end.published)
+        if passed.epoch_end is not None:
+            self._evaluating.completed(stage.number, passed.epoch_end)
             self._epoch_ended = True
-
-    def _evaluate(self, evaluation: Evaluation[Any], final: bool = False) -> None:
-        if self._evaluator is not None:
-            results = self._evaluator.evaluate([p.weights for p in evaluation.of], self._check)
-            self._evaluation = evaluation_line(evaluation, results, final)
-            self._observer.evaluated(self._evaluation)
 
     def outcome(self) -> Outcome:
         """What there is now: complete, or as far as the run came."""
@@ -368,6 +338,6 @@ class VirtualRun:
                 BufferSummary.model_validate({"after_stage": j, **b.statistics(), "fetched_unused": unused[j + 1]})
                 for j, b in self._buffers.items()
             ],
-            evaluation=self._evaluation,
+            evaluation=self._evaluating.last,
             weights=weights_of(self._passes),
         )

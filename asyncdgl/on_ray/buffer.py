@@ -22,7 +22,7 @@ from asyncdgl.errors import SampleBlocked
 from asyncdgl.on_ray.greeting import hello
 from asyncdgl.on_ray.pace import WAIT_S
 from asyncdgl.on_ray.transport.calls import Answers, Call, Calls
-from asyncdgl.on_ray.transport.memory import EntryMemory, Held, MappedMemory, Stored, stored_bytes
+from asyncdgl.on_ray.transport.memory import EntryMemory, MappedMemory, Stored, stored_bytes
 from asyncdgl.plan.memory import places_given
 from asyncdgl.registry import handed_over
 
@@ -44,7 +44,8 @@ class BufferActor:
 
     def __init__(self, config: ResolvedConfig, after_stage: int, pace: Any, given: Mapping[str, Any]) -> None:
         with handed_over(given):
-            self._buffer = make_buffer(config, after_stage)
+            self._buffer = make_buffer(config, after_stage, lambda entry: self._left.append(entry.payload))
+        self._left: list[Stored] = []  # places of entries that are gone, until the present call has ended
         self._pace = pace
         self._reader = after_stage + 1
         self._steps_clock = steps_clock(config, after_stage)
@@ -53,7 +54,8 @@ class BufferActor:
         self._mapped = MappedMemory(self._memory.descriptor, writable=True)
         self._answers = Answers(self, self._memory.descriptor)
         # An entry may leave the buffer before its reader has read what it was given: its place stays in use meanwhile.
-        self._given: deque[Held] = deque(maxlen=places_given(config.buffer.prefetch))
+        self._given: deque[Stored] = deque()
+        self._most_given = places_given(config.buffer.prefetch)
         self._overtaken: set[asyncio.Future[float]] = set()
         # Copying a large array would block the event loop: one thread does it, in order.
         self._copier = ThreadPoolExecutor(max_workers=1)
@@ -93,7 +95,9 @@ class BufferActor:
         else:
             place = self._memory.place(stored_bytes(payload))
             stored = await self._copy(self._mapped.write, place, payload)
-        self._buffer.insert(Entry(source, self._memory.hold(stored), nbytes), self._now(now), unit, dropped)
+        self._memory.keep(stored.place)
+        self._buffer.insert(Entry(source, stored, nbytes), self._now(now), unit, dropped)
+        self._let_go()
         await self._notify()
         return following
 
@@ -111,19 +115,32 @@ class BufferActor:
             sample = self._buffer.sample(self._now(now))
         except SampleBlocked as blocked:
             return Reply(None, time.monotonic(), blocked.reason)
-        sampled_at, held = time.monotonic(), sample.payload
+        sampled_at, stored = time.monotonic(), sample.payload
+        self._memory.keep(stored.place)
+        self._let_go()
         await self._notify()
         if mapped:
-            self._given.append(held)
-            return Reply(sample._replace(payload=held.stored), sampled_at)
-        arrays = await self._copy(self._arrays, held.stored)
+            self._given.append(stored)
+            if len(self._given) > self._most_given:
+                self._memory.let_go(self._given.popleft().place)
+            return Reply(sample, sampled_at)
+        arrays = await self._copy(self._arrays, stored)
+        self._memory.let_go(stored.place)
         return Reply(sample._replace(payload=arrays), sampled_at)
+
+    def _let_go(self) -> None:
+        """The buffer no longer needs the places of what has left it."""
+        for stored in self._left:
+            self._memory.let_go(stored.place)
+        self._left.clear()
 
     async def wait(self, now: float) -> None:
         """Wait a while until there may be an entry to give."""
         deadline = time.monotonic() + WAIT_S
         while (blocked := self._buffer.blocked(self._now(now))) is not None and time.monotonic() < deadline:
+            self._let_go()
             now = await self._wait_for_arrival(now, blocked.due, deadline)
+        self._let_go()
 
     def _arrays(self, stored: Stored) -> Arrays:
         return {name: array.copy() for name, array in self._mapped.read(stored).items()}

@@ -126,6 +126,7 @@ def local_cluster(cpus: int, gpus: int, store_bytes: int, empty_dir: Path) -> It
         import ray
 
         with _working_directory(empty_dir):
+            logging.getLogger("ray.widgets").setLevel(logging.ERROR)  # in a notebook it asks for packages of its own
             ray.init(
                 address="local",
                 num_cpus=cpus,
@@ -162,6 +163,7 @@ def joined_cluster(address: str, empty_dir: Path) -> Iterator[None]:
 
     try:
         with _working_directory(empty_dir):
+            logging.getLogger("ray.widgets").setLevel(logging.ERROR)  # in a notebook it asks for packages of its own
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, namespace="asyncdgl")
     except (ray.exceptions.AuthenticationError, ConnectionError, RuntimeError) as error:
         if "uthenticat" in f"{type(error).__name__}{error}":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -91,23 +91,7 @@ class StageActor:
         self._spent_at = 0.0
         self._stopped = False
         self._chunk = Chunk()
-        self._answers: dict[str, Callable[[Any], Any]] = {
-            turn.RESERVE: self._reserve,
-            turn.START: self._start,
-            turn.TAKE: self._take,
-            turn.FETCH: self._fetch,
-            turn.COMPUTE: self._compute,
-            turn.ADVANCE: self._advance,
-            turn.INSERT: self._insert,
-            turn.DROP: self._drop,
-            turn.TRAINED: self._trained,
-            turn.SPENT: self._spent,
-            turn.SLEEP: self._sleep,
-            turn.PAUSE: self._pause,
-            turn.WAIT: self._wait,
-            turn.NEXT: self._next,
-            turn.STOP: self._stop,
-        }
+        self._answers = turn.answers_of(self)
 
     def hello(self) -> dict[str, Any]:
         """See ``hello``; with what the bits of a run depend on."""

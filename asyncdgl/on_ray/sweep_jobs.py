@@ -66,7 +66,7 @@ def run_here(config: str, version: str, places: Sequence[str]) -> tuple[int, byt
 
 
 class RayJob:
-    """A run as a task of the cluster; see ``study.execute.Job``."""
+    """A run as a task of the cluster; see ``sweeps.execution.Job``."""
 
     def __init__(self, folder: Path, threads: int) -> None:
         self._folder = folder

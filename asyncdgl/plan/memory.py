@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import psutil
-
 from asyncdgl.buffers.size import entries_held, entry_bytes
 from asyncdgl.config.model import RunConfig
 from asyncdgl.config.resolved import ResolvedConfig
@@ -60,6 +58,8 @@ def usable_bytes(config: ResolvedConfig) -> int:
 
         free, _ = torch.cuda.mem_get_info()
         return int(free * SHARE_OF_MEMORY)
+    import psutil
+
     return int(psutil.virtual_memory().available * SHARE_OF_MEMORY)
 
 

@@ -10,9 +10,9 @@ from typing import Any
 from asyncdgl.errors import ConfigError, DataError
 from asyncdgl.report.labels import setting_label, value_label
 from asyncdgl.report.style import spans_a_decade
-from asyncdgl.sweep.grid import FigureConfig
-from asyncdgl.sweep.measures import MEASURES
-from asyncdgl.sweep.results import INDEX, PointResult, SweepResults
+from asyncdgl.sweeps.grid import FigureConfig
+from asyncdgl.sweeps.measures import MEASURES
+from asyncdgl.sweeps.results import INDEX, PointResult, SweepResults
 
 Values = Mapping[str, Any]
 

@@ -9,7 +9,7 @@ from asyncdgl.errors import DataError
 from asyncdgl.report.series import figure_of
 from asyncdgl.rundir.reader import Run, read_run
 from asyncdgl.rundir.records import CONFIG
-from asyncdgl.sweep.results import INDEX, SweepResults, load_sweep
+from asyncdgl.sweeps.results import INDEX, SweepResults, load_sweep
 
 
 def read_subject(folder: Path) -> Run | SweepResults:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from asyncdgl.report.labels import FRACTIONS, key_label, measure_label, value_label
 from asyncdgl.report.series import Series, figure_of, is_logarithmic, is_numeric, panels_of, series_of, values_by_key
 from asyncdgl.report.style import COLORS, COLUMN, MARKERS, PAGE, new_figure, our_style, save
-from asyncdgl.sweep.grid import FigureConfig
-from asyncdgl.sweep.results import PointResult, SweepResults
+from asyncdgl.sweeps.grid import FigureConfig
+from asyncdgl.sweeps.results import PointResult, SweepResults
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -19,11 +19,11 @@ from asyncdgl.report.sweep_figure import FEW_SEEDS, figure_name
 from asyncdgl.report.tables import NOTHING
 from asyncdgl.rundir.reader import read_record
 from asyncdgl.rundir.records import ENVIRONMENT, SUMMARY, Environment, Summary
-from asyncdgl.sweep.execution import FAILED
-from asyncdgl.sweep.grid import flat
-from asyncdgl.sweep.measures import MEASURES, Estimate
-from asyncdgl.sweep.results import DIFFERENCE, RunResult, SweepResults
-from asyncdgl.sweep.tables import shown, table_notes
+from asyncdgl.sweeps.execution import FAILED
+from asyncdgl.sweeps.grid import flat
+from asyncdgl.sweeps.measures import MEASURES, Estimate
+from asyncdgl.sweeps.results import DIFFERENCE, RunResult, SweepResults
+from asyncdgl.sweeps.tables import shown, table_notes
 
 SWEEP_FILE = "sweep.yaml"
 

@@ -14,8 +14,8 @@ from asyncdgl.report.sweep_figure import FORMATS, save_sweep_figure
 from asyncdgl.report.sweep_page import sweep_document
 from asyncdgl.report.tables import stages_csv
 from asyncdgl.rundir.reader import Run
-from asyncdgl.sweep.results import SweepResults
-from asyncdgl.sweep.tables import write_tables
+from asyncdgl.sweeps.results import SweepResults
+from asyncdgl.sweeps.tables import write_tables
 
 PAGE, NOTES, STAGES = "report.html", "report.md", "stages.csv"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     Arrays = Mapping[str, NDArray[Any]]
 
+SHA256 = "sha256"
 STAGE = "stage{}."
 """What the names of a stage's weights begin with; then ``module.`` or ``aux.``, and torch's own name."""
 
@@ -49,36 +51,47 @@ def save_model(folder: Path, weights: Mapping[int, Arrays], dataset: Dataset) ->
     import numpy as np
     from safetensors.numpy import save_file
 
-    named = {
-        STAGE.format(j) + name: np.ascontiguousarray(value) for j, own in weights.items() for name, value in own.items()
-    }
-    interface = {"input_shape": json.dumps(dataset.input_shape), "classes": json.dumps(dataset.classes)}
+    every = ((STAGE.format(j) + name, value) for j, own in weights.items() for name, value in own.items())
+    named = {name: np.asarray(value, order="C") for name, value in every}
+    about = {"input_shape": json.dumps(dataset.input_shape), "classes": json.dumps(dataset.classes)}
     part = folder / f".{MODEL}.part"
-    save_file(named, part, {"format": "asyncdgl", **interface})
+    save_file(named, part, {**about, SHA256: _sha256(about, named)})
     part.replace(folder / MODEL)
 
 
-def read_interface(folder: Path) -> Interface:
-    """What the kept network of a run reads and gives.
+def _sha256(about: Mapping[str, str], arrays: Arrays) -> str:
+    """Of all that the file says: the format itself has no checksum."""
+    digest = hashlib.sha256(json.dumps([about["input_shape"], about["classes"]]).encode())
+    for name, array in sorted(arrays.items()):
+        digest.update(f"\n{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def read_model(folder: Path) -> tuple[Interface, dict[str, NDArray[Any]]]:
+    """What the kept network of a run reads and gives, and its weights. The file can't make code run.
 
     Raises:
-        DataError: no model was kept there, or the file is broken.
+        DataError: no model was kept there, or the file is not as the run wrote it.
     """
     from safetensors import SafetensorError, safe_open
 
     path = folder / MODEL
     if not path.is_file():
-        raise DataError(f"{folder} has no {MODEL}: the run did not come to its end, or its stages could not be asked")
+        raise DataError(f"{folder} has no {MODEL}: the run computed nothing, or a stage could not be asked at its end")
     try:
         with safe_open(path, framework="numpy") as file:
             about = file.metadata() or {}
-        return Interface(tuple(json.loads(about["input_shape"])), tuple(json.loads(about["classes"])))
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
-        raise DataError(f"{path} is no model of a run: {error}") from None
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+        if _sha256(about, weights) != about[SHA256]:
+            raise DataError(f"{path} is damaged: its content is not what the run wrote")
+        return Interface(tuple(json.loads(about["input_shape"])), tuple(json.loads(about["classes"]))), weights
+    except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
+        raise DataError(f"{path} is damaged, or no model of a run: {error}") from None
 
 
-def load_networks(folder: Path, config: ResolvedConfig) -> list[StageNet]:
-    """Every stage with its kept weights, in evaluation mode.
+def load_networks(folder: Path, config: ResolvedConfig) -> tuple[Interface, list[StageNet]]:
+    """What the kept network reads and gives, and every stage with its weights, in evaluation mode.
 
     Args:
         folder: the run directory.
@@ -87,23 +100,24 @@ def load_networks(folder: Path, config: ResolvedConfig) -> list[StageNet]:
     Raises:
         DataError: no model was kept there, or it does not fit the configuration.
     """
-    from safetensors.torch import load_file
+    import torch
 
     from asyncdgl.nets.base import make_networks
 
-    interface = read_interface(folder)
+    interface, weights = read_model(folder)
     nets = make_networks(config, interface.input_shape, len(interface.classes))
-    weights = load_file(folder / MODEL)
     for j, net in enumerate(nets, 1):
         for part, name in ((net.module, "module."), (net.aux, "aux.")):
             prefix = STAGE.format(j) + name
-            own = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+            own = {key.removeprefix(prefix): weights.pop(key) for key in list(weights) if key.startswith(prefix)}
             try:
-                part.load_state_dict(own)
+                part.load_state_dict({key: torch.from_numpy(value) for key, value in own.items()})
             except RuntimeError as error:
-                raise DataError(f"{folder / MODEL} does not fit the configuration: stage {j}: {error}") from None
+                raise DataError(f"{folder / MODEL} does not fit the network: stage {j}: {error}") from None
             part.eval()
-    return nets
+    if weights:
+        raise DataError(f"{folder / MODEL} does not fit the network: it has {min(weights)}, too")
+    return interface, nets
 
 
 def load_model(folder: Path, config: ResolvedConfig, head: int | None = None) -> nn.Sequential:
@@ -120,8 +134,8 @@ def load_model(folder: Path, config: ResolvedConfig, head: int | None = None) ->
     """
     from torch import nn
 
-    nets = load_networks(folder, config)
+    _, nets = load_networks(folder, config)
     head = len(nets) if head is None else head
     if not 1 <= head <= len(nets):
         raise ValueError(f"head must be from 1 to {len(nets)}, got {head}")
-    return nn.Sequential(*(net.module for net in nets[:head]), nets[head - 1].aux)
+    return nn.Sequential(*(net.module for net in nets[:head]), nets[head - 1].aux).eval()

@@ -47,4 +47,4 @@ class Outcome:
     buffers: list[BufferSummary]
     evaluation: EvaluationLine | None
     processes: list[Process] = field(default_factory=list)
-    weights: dict[int, Mapping[str, NDArray[Any]]] = field(default_factory=dict)
+    weights: dict[int, Mapping[str, NDArray[Any]]] = field(default_factory=dict, compare=False)

@@ -105,6 +105,9 @@ class RunWriter:
         path.write_text(text, encoding="utf-8")
         return path
 
+    def began(self, path: Path) -> None:
+        """See ``Observer``: it is this one's."""
+
     def passed(self, records: Sequence[PassRecord]) -> None:
         """Lines of trace.jsonl."""
         self._trace.write("".join([record.to_json() + "\n" for record in records]))

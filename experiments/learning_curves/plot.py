@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from asyncdgl.report.style import our_style, save
-from asyncdgl.sweep.measures import Estimate, estimate
-from asyncdgl.sweep.results import load_sweep
+from asyncdgl.sweeps.measures import Estimate, estimate
+from asyncdgl.sweeps.results import load_sweep
 
 HERE = Path(__file__).parent
 TITLES = {

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from asyncdgl.sweep.grid import FigureConfig, GridPart, SweepConfig
-from asyncdgl.sweep.measures import MEASURES
+from asyncdgl.sweeps.grid import FigureConfig, GridPart, SweepConfig
+from asyncdgl.sweeps.measures import MEASURES
 
 PAGE = (Path(__file__).parents[2] / "docs" / "sweeps.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)

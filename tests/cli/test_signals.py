@@ -156,7 +156,7 @@ try:
 except signals.Interrupted as stop:
     time.sleep({end})  # an orderly end takes its time
     print("in order", flush=True)
-    signals.end_process(stop.exit_code)
+    signals.end_process(signals.EXIT_CODES[stop.status])
 """
 IN_C = """\
 libc, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(128)
@@ -177,7 +177,7 @@ with handler.deferred():
     except signals.Interrupted as stop:
         handler.check()  # it is raised once
         print("at the check", flush=True)
-        signals.end_process(stop.exit_code)
+        signals.end_process(signals.EXIT_CODES[stop.status])
 """
 
 UNHURRIED = """\

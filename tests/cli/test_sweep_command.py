@@ -21,10 +21,10 @@ import psutil
 import pytest
 
 from asyncdgl.cli.main import main
-from asyncdgl.cli.sweep import threads_in_all
 from asyncdgl.config.yaml import parse_config
-from asyncdgl.sweep.execution import FAILED, MARK, WORK
-from asyncdgl.sweep.grid import plan_sweep
+from asyncdgl.sweep_session import threads_in_all
+from asyncdgl.sweeps.execution import FAILED, MARK, WORK
+from asyncdgl.sweeps.grid import plan_sweep
 
 pytestmark = pytest.mark.timeout(600)  # each run is a process that imports torch; others may use the machine
 
@@ -40,7 +40,7 @@ SHARING = (
     + """\
 grid: {buffer.size: [1000000000, 2]}
 also:
-  - {config: {runtime: virtual, virtual: {train: false, batches: 5}}, grid: {buffer.size: [2]}}
+  - {config: {runtime: virtual}, grid: {buffer.size: [2]}}
 """
 )
 """The first run does not fit into memory, the second is one of the others, the third is quick."""
@@ -421,7 +421,7 @@ def test_no_run_outlives_a_sweep_that_is_killed(tmp_path) -> None:
 )
 def test_what_a_run_takes_of_the_cores(tree, threads, monkeypatch) -> None:
     """A sweep makes as many runs at a time as there are cores for."""
-    monkeypatch.setattr("asyncdgl.cli.sweep.available_cores", lambda: 12)
+    monkeypatch.setattr("asyncdgl.sweep_session.available_cores", lambda: 12)
     assert threads_in_all(parse_config(tree)) == threads
 
 

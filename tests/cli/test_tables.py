@@ -11,7 +11,6 @@ from asyncdgl.cli import tables
 from asyncdgl.cli.display import RunDisplay
 from asyncdgl.cli.tables import Column, fitted, show_summary
 from asyncdgl.observer import Progress
-from asyncdgl.rundir.writer import RunWriter
 
 
 @pytest.fixture
@@ -81,7 +80,7 @@ def test_the_live_table_fits_and_shows_what_was_passed_over(
 ) -> None:
     out, written = terminal(width)
     monkeypatch.setattr("asyncdgl.cli.display.console", lambda: out)
-    display = RunDisplay(small_config(), RunWriter(tmp_path))
+    display = RunDisplay(small_config())
     display._live = object()  # as on a terminal
     source = {"source_incarnation": 0, "source_step": 1, "source_update": 1, "times_sampled": 1}
     display.passed([record(1, step, step + 1.0) for step in range(6)])

@@ -73,7 +73,7 @@ SYNCHRONOUS = {
     "as it is": {},
     "one place": {"buffer": {"size": 1, "prefetch": 0}},
     "inserts arrive in the wrong order": {"delays": {"profile": RANDOM_LATENCY}, "buffer": {"size": 8}},
-    "free pace, int8": {"pace": "free", "buffer": {"codec": "int8", "prefetch": 2}},
+    "free pace, int8": {"pace": "free", "buffer": {"codec": "int8", "prefetch": 0}},
 }
 
 
@@ -104,7 +104,7 @@ def test_between_machines_nothing_is_different(run_sim, tmp_path) -> None:
     tree = {**SMALL, "algorithm": "sync-dgl", "buffer": {"codec": "int8"}}
     config = tmp_path / "config.yaml"
     config.write_text(json.dumps({**tree, "threads": 1, "device": "cpu", "precision": "float32"}))
-    run = [sys.executable, "-m", "asyncdgl", "run", "--config", str(config), "--set", "buffer.prefetch=2"]
+    run = [sys.executable, "-m", "asyncdgl", "run", "--config", str(config), "--set", "buffer.prefetch=0"]
     command = [*run, "--runtime", "ray", "--out", str(tmp_path / "run")]
     environment = {**os.environ, "ASYNCDGL_CALLS_THROUGH_RAY": "1"}
     # Elsewhere than in the source folder, whose asyncdgl need not be the one that is installed.

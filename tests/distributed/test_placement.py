@@ -12,7 +12,7 @@ from asyncdgl.plan.resolve import planned
 
 
 @pytest.fixture
-def most_on_one(cluster, digits_folder, make_recorder) -> Callable[[int], int]:
+def most_on_one(cluster, digits_folder, make_recorder, monkeypatch) -> Callable[[int], int]:
     """``most_on_one(stages)``: how many of a run's stages are on one GPU at most; its evaluator has a place too."""
     import ray
 
@@ -23,6 +23,8 @@ def most_on_one(cluster, digits_folder, make_recorder) -> Callable[[int], int]:
 
         def gpus(self) -> list[int]:
             return ray.get_gpu_ids()
+
+    monkeypatch.setattr("asyncdgl.plan.machine.visible_gpus", lambda: 3)  # none computes
 
     def place(stages: int) -> int:
         tree = {"runtime": "ray", "device": "cuda", "stages": stages, "model": {"blocks": 7}}

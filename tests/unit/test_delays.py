@@ -662,13 +662,6 @@ def test_draws_do_not_depend_on_the_order_of_calls():
     assert len(set(plain.values())) == len(keys)
 
 
-def test_scoped_draws_are_those_of_the_longer_scope():
-    narrow = Draws(5, "link").scoped(2, "loss")
-    assert narrow.uniform(7) == Draws(5, "link", 2, "loss").uniform(7)
-    assert narrow.integer(7) == Draws(5, "link", 2, "loss").integer(7)
-    assert narrow.uniform(7) != Draws(5, "link").uniform(7)
-
-
 def test_draws_are_the_same_in_every_process():
     # Pinned: a change makes every recorded run another one.
     draws = Draws(0, "link", 1)

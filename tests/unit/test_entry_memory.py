@@ -6,7 +6,6 @@ import os
 import pickle
 import subprocess
 import sys
-from typing import Any
 
 import numpy as np
 import pytest
@@ -56,22 +55,21 @@ def test_a_reader_cannot_write(memory) -> None:
         read["y"][0] = 1
 
 
-def test_a_place_is_free_once_nobody_holds_it(memory) -> None:
-    writer, p = MappedMemory(memory.descriptor, True), payload("none")
+def test_a_place_is_free_once_nobody_keeps_it(memory) -> None:
+    def kept() -> int:
+        place = memory.place(1000)
+        memory.keep(place)
+        return place
 
-    def hold() -> Any:
-        return memory.hold(writer.write(memory.place(stored_bytes(p)), p))
-
-    first, second = hold(), hold()
-    assert first.stored.place != second.stored.place
-    again = first
-    place = first.stored.place
-    del first
-    third = hold()
-    assert third.stored.place not in (place, second.stored.place)
+    first, second = kept(), kept()
+    assert first != second
+    memory.keep(first)
+    memory.let_go(first)
+    third = kept()
+    assert third not in (first, second)
     size = memory.nbytes
-    del again
-    assert hold().stored.place == place
+    memory.let_go(first)
+    assert kept() == first
     assert memory.nbytes == size
 
 

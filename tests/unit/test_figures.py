@@ -55,7 +55,7 @@ def run_of(simulate, small_config, tmp_path_factory):
             writer.write_config(done.config)
             writer.passed(done.trace)
             for line in [*done.recorder.epochs, *done.recorder.evaluations]:
-                writer.metric(line)
+                (writer.epoch_completed if line.kind == "epoch" else writer.evaluated)(line)
             writer.close()
             runs[kind] = read_run(writer.path)
         return runs[kind]

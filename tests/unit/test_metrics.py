@@ -143,7 +143,7 @@ def test_stages_that_could_not_say_it_are_counted_from_the_trace(trace, small_co
     writer = RunWriter(tmp_path)
     writer.passed(trace)
     line = EpochLine(stage=2, epoch=1, updates=3, loss=1.0, accuracy=0.5, lr=0.1, end_s=6.0)
-    writer.metric(line)
+    writer.epoch_completed(line)
     told = Outcome({1: StageEnd(9, 9, 9, "first")}, [], None)
     summary = make_summary(small_config(stages=2), writer, told, "failed", "stage 2 died", 1.0)
     writer.close()

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from asyncdgl.errors import ConfigError
-from asyncdgl.sweep.grid import Reference, plan_sweep
-from asyncdgl.sweep.measures import estimate
-from asyncdgl.sweep.results import RunResult, SweepResults
+from asyncdgl.sweeps.grid import Reference, plan_sweep
+from asyncdgl.sweeps.measures import estimate
+from asyncdgl.sweeps.results import RunResult, SweepResults
 
 ACCURACIES = {
     (1.0, "async-dgl"): {0: 0.50, 1: 0.60, 2: 0.70},

@@ -301,6 +301,16 @@ def look(buffer: ReplayBuffer, model: Model, now: float) -> None:
     assert counts == model.counts()
 
 
+class Gone:
+    """The entries of which a buffer has said that they are gone for good."""
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+
+    def __call__(self, entry: Entry) -> None:
+        self.entries.append(entry)
+
+
 class Beside:
     """A buffer and its model, told the same. After each call a look into copies shows what the buffer would do now."""
 
@@ -308,8 +318,9 @@ class Beside:
         fifo, overwrite = config.sampler == "fifo", config.on_full == "overwrite"
         self.config, self.delay = config, delay
         link_draws, buffer_draws = Draws(seed, "link", 1), Draws(seed, "buffer", 1)
-        link = Link(delay, link_draws, in_order=fifo, may_drop=overwrite)
-        self.buffer = ReplayBuffer(config, link, buffer_draws)
+        self.gone, self.handed_in = Gone(), 0
+        self.link = Link(delay, link_draws, in_order=fifo, may_drop=overwrite, on_leave=self.gone)
+        self.buffer = ReplayBuffer(config, self.link, buffer_draws, self.gone)
         self.model = Model(config, delay, seed)
         self.now = 0.0
         self._never_change = [config, delay, link_draws, buffer_draws, *map(source_of, range(2 * STEPS))]
@@ -336,6 +347,7 @@ class Beside:
         self.model.drop_at_producer(dropped)
         self.model.insert(step, call.nbytes, self.now, call.unit)
         self.buffer.insert(make_entry(step, call.nbytes), self.now, call.unit, dropped)
+        self.handed_in += 1
 
     def _reserve(self, step: int) -> bool:
         model, n = self.model, self.buffer.statistics()
@@ -354,6 +366,10 @@ class Beside:
         assert n["inserted"] == held + n["retired"] + n["overwritten_unused"]
         assert n["sent"] == n["inserted"] + n["on_the_way"] + n["lost"] + n["dropped"]
         assert held <= self.config.size
+        # Whoever lends an entry memory hears of its end: once, and of every one that is not here any more.
+        underway = len(self.link._waiting) + len(self.link._on_the_way)
+        assert len({id(entry) for entry in self.gone.entries}) == len(self.gone.entries)
+        assert self.handed_in == len(self.gone.entries) + held + underway
         if self.config.on_full == "block":
             assert held + n["on_the_way"] + len(self.model.reserved) <= self.config.size
 

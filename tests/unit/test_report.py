@@ -20,9 +20,9 @@ from asyncdgl.rundir.reader import read_run
 from asyncdgl.rundir.records import Environment
 from asyncdgl.rundir.summary import make_summary
 from asyncdgl.rundir.writer import RunWriter
-from asyncdgl.sweep.execution import FAILED, RunStore
-from asyncdgl.sweep.grid import plan_sweep
-from asyncdgl.sweep.results import load_sweep, write_index
+from asyncdgl.sweeps.execution import FAILED, RunStore
+from asyncdgl.sweeps.grid import plan_sweep
+from asyncdgl.sweeps.results import load_sweep, write_index
 
 EVIL = "</pre><script>alert('x')</script> ``` <img src=http://example.org/x.png>"
 
@@ -76,12 +76,12 @@ def write_run(simulate):
         done = simulate(config)
         writer = RunWriter(path)
         writer.write_config(done.config)
-        environment = describe_environment(done.config, "abc").model_dump()
+        environment = describe_environment(done.config, "abc", 2).model_dump()
         environment |= {"packages": {"torch": "9.8.7"}, "command": f"asyncdgl {EVIL}"}
         writer.write_environment(Environment.model_validate(environment))
         writer.passed(done.trace)
         for line in [*done.recorder.epochs, *done.recorder.evaluations]:
-            writer.metric(line)
+            (writer.epoch_completed if line.kind == "epoch" else writer.evaluated)(line)
         if status is not None:
             writer.write_summary(make_summary(done.config, writer, done.outcome, status, error, 1.5))
         writer.close()

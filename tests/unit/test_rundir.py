@@ -129,7 +129,7 @@ def test_what_is_written_is_read(tmp_path, small_config, record, evaluation_of, 
     writer.passed(trace[:1])
     writer.passed(trace[1:])
     for line in lines:
-        writer.metric(line)
+        (writer.epoch_completed if isinstance(line, EpochLine) else writer.evaluated)(line)
     writer.write_summary(summary_of())
     log = writer.write_log("stage2.log", "Täil\n")
     writer.close()
@@ -150,7 +150,7 @@ def test_a_killed_run_is_read_as_far_as_it_came(tmp_path, small_config, record) 
     writer = RunWriter(tmp_path)
     writer.write_config(small_config())
     writer.passed([record(1, 0, 1.0)])
-    writer.metric(epoch_line())
+    writer.epoch_completed(epoch_line())
     writer.close()
     for name in ("trace.jsonl", "metrics.jsonl"):
         with (tmp_path / name).open("a") as file:
@@ -208,7 +208,7 @@ def test_a_file_of_another_shape_is_named_with_its_key(
 def test_an_evaluation_of_other_heads_is_refused(tmp_path, small_config, evaluation_of) -> None:
     writer = RunWriter(tmp_path)
     writer.write_config(small_config())  # three stages
-    writer.metric(evaluation_of([0.5]))
+    writer.evaluated(evaluation_of([0.5]))
     writer.close()
     with pytest.raises(DataError, match="the accuracies of 3 heads"):
         read_run(tmp_path)
@@ -247,7 +247,7 @@ def test_each_line_is_in_the_file_at_once(tmp_path, record) -> None:
     for number in range(3):
         writer.passed([record(1, number, 1.0 + number)])
         assert len((tmp_path / "trace.jsonl").read_text().splitlines()) == number + 1
-    writer.metric(epoch_line())
+    writer.epoch_completed(epoch_line())
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
     writer.close()
 
@@ -256,7 +256,7 @@ def test_a_second_writer_goes_on_where_the_first_ended(tmp_path, record) -> None
     for step in range(2):
         writer = RunWriter(tmp_path)
         writer.passed([record(1, step, 1.0)])
-        writer.metric(epoch_line(epoch=step + 1))
+        writer.epoch_completed(epoch_line(epoch=step + 1))
         writer.close()
     assert len((tmp_path / "trace.jsonl").read_text().splitlines()) == 2
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
@@ -265,7 +265,7 @@ def test_a_second_writer_goes_on_where_the_first_ended(tmp_path, record) -> None
 def test_nothing_is_read_back_of_what_the_writer_has(tmp_path, small_config, record, evaluation_of) -> None:
     writer = RunWriter(tmp_path)
     writer.passed([record(1, 0, 1.0)])
-    writer.metric(evaluation_of([0.5, 0.5, 0.5]))
+    writer.evaluated(evaluation_of([0.5, 0.5, 0.5]))
     writer.close()
     for name in ("trace.jsonl", "metrics.jsonl"):
         (tmp_path / name).unlink()

@@ -24,14 +24,14 @@ from asyncdgl.errors import ConfigError, DataError
 from asyncdgl.plan.resolve import on_this_machine
 from asyncdgl.rundir.environment import describe_environment
 from asyncdgl.rundir.records import Environment
-from asyncdgl.sweep import execution as execute_module
-from asyncdgl.sweep import identity
-from asyncdgl.sweep.execution import FAILED, WORK, Finished, RunStore, execute
-from asyncdgl.sweep.grid import SweepRun, plan_sweep
-from asyncdgl.sweep.identity import DataHashes, own_code, run_key
-from asyncdgl.sweep.measures import MEASURES, estimate, measured
-from asyncdgl.sweep.results import load_sweep, write_index
-from asyncdgl.sweep.tables import (
+from asyncdgl.sweeps import execution as execute_module
+from asyncdgl.sweeps import identity
+from asyncdgl.sweeps.execution import FAILED, WORK, Finished, RunStore, execute
+from asyncdgl.sweeps.grid import SweepRun, plan_sweep
+from asyncdgl.sweeps.identity import DataHashes, own_code, run_key
+from asyncdgl.sweeps.measures import MEASURES, estimate, measured
+from asyncdgl.sweeps.results import load_sweep, write_index
+from asyncdgl.sweeps.tables import (
     points_latex,
     points_markdown,
     results_json,

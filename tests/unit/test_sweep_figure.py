@@ -10,9 +10,9 @@ from asyncdgl.errors import ConfigError
 from asyncdgl.report.series import choose_figure
 from asyncdgl.report.style import our_style
 from asyncdgl.report.sweep_figure import draw_sweep, save_sweep_figure
-from asyncdgl.sweep.grid import FigureConfig
-from asyncdgl.sweep.measures import Estimate, estimate
-from asyncdgl.sweep.results import RunResult, SweepResults
+from asyncdgl.sweeps.grid import FigureConfig
+from asyncdgl.sweeps.measures import Estimate, estimate
+from asyncdgl.sweeps.results import RunResult, SweepResults
 
 
 @pytest.fixture

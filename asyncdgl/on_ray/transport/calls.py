@@ -61,13 +61,12 @@ class Answers:
             self._listener.setblocking(False)
             self._listener.bind(self._name)
             self._listener.listen()
-            asyncio.get_running_loop().add_reader(self._listener, self._accept)
+            asyncio.get_running_loop().add_reader(self._listener, self._accept, self._listener)
         return self._name
 
-    def _accept(self) -> None:
-        assert self._listener is not None
+    def _accept(self, listener: socket.socket) -> None:
         try:
-            connection, _ = self._listener.accept()
+            connection, _ = listener.accept()
         except OSError:  # the caller has gone again
             return
         if not _same_user(connection):
@@ -185,7 +184,7 @@ class Calls:
         if self._socket is None:
             return ray.get(key)
         while key not in self._answers:
-            self._receive(0)
+            self._receive(self._socket, 0)
         value, error = self._answers.pop(key)
         if error is not None:
             raise error
@@ -196,13 +195,12 @@ class Calls:
             return bool(ray.wait([key], timeout=0)[0])
         with contextlib.suppress(BlockingIOError):
             while key not in self._answers:
-                self._receive(socket.MSG_DONTWAIT)
+                self._receive(self._socket, socket.MSG_DONTWAIT)
         return key in self._answers
 
-    def _receive(self, flags: int) -> None:
-        assert self._socket is not None
+    def _receive(self, connection: socket.socket, flags: int) -> None:
         try:
-            message = self._socket.recv(LARGEST, flags)
+            message = connection.recv(LARGEST, flags)
         except ConnectionError:
             message = b""
         if not message:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -37,17 +37,6 @@ class Stored:
     arrays: tuple[tuple[str, str, tuple[int, ...], int], ...]
 
 
-class Held:
-    """A place in use. It is free again once nobody has this object any more."""
-
-    def __init__(self, stored: Stored, free: deque[int]) -> None:
-        self.stored = stored
-        self._free = free
-
-    def __del__(self) -> None:
-        self._free.append(self.stored.place)
-
-
 class EntryMemory:
     """The buffer's side: memory that grows by one place at a time, each large enough for an entry.
 
@@ -64,6 +53,7 @@ class EntryMemory:
         self._place_bytes = 0
         self._end = 0
         self._free: deque[int] = deque()
+        self._holders: Counter[int] = Counter()
 
     @property
     def nbytes(self) -> int:
@@ -94,9 +84,16 @@ class EntryMemory:
         self._end += self._place_bytes
         return place
 
-    def hold(self, stored: Stored) -> Held:
-        """An entry was written to a place."""
-        return Held(stored, self._free)
+    def keep(self, place: int) -> None:
+        """One more needs what lies there."""
+        self._holders[place] += 1
+
+    def let_go(self, place: int) -> None:
+        """One of those who needed it does so no more; after the last one the place is free."""
+        self._holders[place] -= 1
+        if not self._holders[place]:
+            del self._holders[place]
+            self._free.append(place)
 
 
 class MappedMemory:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from asyncdgl.sweep.measures import Estimate, measured
-from asyncdgl.sweep.results import DIFFERENCE, SweepResults, cell
+from asyncdgl.sweeps.measures import Estimate, measured
+from asyncdgl.sweeps.results import DIFFERENCE, SweepResults, cell
 
 SHOWN = (
     "test_accuracy",

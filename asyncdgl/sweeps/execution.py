@@ -22,7 +22,7 @@ from asyncdgl.on_ray.guardian import start_guardian
 from asyncdgl.registry import command, module_path
 from asyncdgl.rundir.reader import read_record
 from asyncdgl.rundir.records import SUMMARY, Status, Summary
-from asyncdgl.sweep.grid import SweepRun
+from asyncdgl.sweeps.grid import SweepRun
 
 MARK = "ASYNCDGL_SWEEP"
 WORK, FAILED = "work", "failed"

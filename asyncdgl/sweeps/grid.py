@@ -20,8 +20,8 @@ from asyncdgl.config.setting import applies
 from asyncdgl.config.yaml import load_yaml, parse_config, set_key
 from asyncdgl.errors import ConfigError
 from asyncdgl.plan.resolve import on_this_machine
-from asyncdgl.sweep.identity import DataHashes, Progress, run_key
-from asyncdgl.sweep.measures import MEASURES
+from asyncdgl.sweeps.identity import DataHashes, Progress, run_key
+from asyncdgl.sweeps.measures import MEASURES
 
 Value = Any
 Inches = Annotated[float, Field(gt=0, le=40, allow_inf_nan=False)]
@@ -114,12 +114,14 @@ class Sweep:
 
 
 def plan_sweep(
-    path: Path, over: Mapping[str, Any] = MappingProxyType({}), on_progress: Progress | None = None
+    source: Path | Mapping[str, Any],
+    over: Mapping[str, Any] = MappingProxyType({}),
+    on_progress: Progress | None = None,
 ) -> Sweep:
     """Read the file of a sweep and check every run of it.
 
     Args:
-        path: the file.
+        source: the file, or its content.
         over: settings that all runs share, over those of the file.
         on_progress: is told how many images of how many are decoded, where data must be.
 
@@ -127,9 +129,12 @@ def plan_sweep(
         ConfigError: with every problem found; those of a run name its point of the grid.
         DataError: the images of a run can't be read.
     """
-    tree = load_yaml(path, "sweep file")
+    if isinstance(source, Mapping):
+        path, tree = Path("(a mapping)"), {"name": "sweep", **copy.deepcopy(dict(source))}
+    else:
+        path, tree = source, {"name": source.stem, **load_yaml(source, "sweep file")}
     try:
-        sweep = SweepConfig.model_validate({"name": path.stem, **tree})
+        sweep = SweepConfig.model_validate(tree)
     except ValidationError as error:
         raise ConfigError([f"sweep file {path}: {line}" for line in readable(error, SweepConfig)]) from None
     own = {*sweep.grid, *(key for part in sweep.also for key in [*part.grid, *flat(part.config)])}

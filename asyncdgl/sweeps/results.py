@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,10 +15,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from asyncdgl.errors import DataError
 from asyncdgl.rundir.reader import first_problem
 from asyncdgl.rundir.records import Summary
-from asyncdgl.sweep.execution import RunStore
-from asyncdgl.sweep.grid import FigureConfig, Reference, Sweep
-from asyncdgl.sweep.identity import differing
-from asyncdgl.sweep.measures import MEASURES, Estimate, estimate, measured
+from asyncdgl.sweeps.execution import RunStore
+from asyncdgl.sweeps.grid import FigureConfig, Reference, Sweep
+from asyncdgl.sweeps.identity import differing
+from asyncdgl.sweeps.measures import MEASURES, Estimate, estimate, measured
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -231,12 +232,13 @@ def write_index(sweep: Sweep, folder: Path, store: RunStore, assignments: Sequen
     part.replace(folder / INDEX)
 
 
-def load_sweep(folder: Path) -> SweepResults:
+def load_sweep(folder: str | os.PathLike[str]) -> SweepResults:
     """A sweep's folder with whatever runs are finished.
 
     Raises:
         DataError: the folder holds no sweep, or its index is broken.
     """
+    folder = Path(folder)
     path = folder / INDEX
     if not path.is_file():
         raise DataError(f"{folder} holds no sweep: it has no {INDEX}")

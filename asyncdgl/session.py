@@ -5,155 +5,34 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
+import threading
 import time
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from asyncdgl.config.defaults import merged
 from asyncdgl.config.model import RunConfig
-from asyncdgl.config.yaml import load_yaml, parse_config
 from asyncdgl.errors import AsyncDGLError, ConfigError, DataError, Diverged, Interrupted, RunFailed, StageFailed
 from asyncdgl.observer import NullObserver, Observer, Several
 from asyncdgl.plan.machine import available_cores, wanted_address
 from asyncdgl.plan.memory import check_memory
 from asyncdgl.plan.resolve import planned, resolve
-from asyncdgl.registry import GIVEN, handed_over
 from asyncdgl.rundir.environment import describe_environment
 from asyncdgl.rundir.model import save_model
 from asyncdgl.rundir.outcome import Outcome
-from asyncdgl.rundir.reader import Run, read_run
+from asyncdgl.rundir.reader import Run
 from asyncdgl.rundir.records import SUMMARY, Status, Summary
 from asyncdgl.rundir.summary import make_summary
 from asyncdgl.rundir.writer import RunWriter, check_out, make_run_dir
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from asyncdgl.data.dataset import Dataset
-    from asyncdgl.data.pair import MapStyle
-    from asyncdgl.engine.replayer import StageReplay
 
 LOG_TAIL_BYTES = 20_000
-
-
-def run(
-    config: RunConfig | Mapping[str, Any] | str | os.PathLike[str] | None = None,
-    /,
-    *,
-    net: nn.Sequential | None = None,
-    data: tuple[MapStyle, MapStyle] | None = None,
-    out: str | os.PathLike[str] | None = None,
-    observer: Observer | None = None,
-    **settings: Any,
-) -> Run:
-    """Train one network, and leave a run directory.
-
-    Args:
-        config: a configuration, a mapping of its keys, or the path of a YAML file.
-        net: a row of blocks of one's own, instead of ``model.name``; they keep the weights that they have.
-        data: training and test set, each with ``__len__`` and ``__getitem__``, instead of ``data.dataset``.
-        out: the run directory itself, which must not exist or be empty; by default ``runs/<time>-<name>``.
-        observer: is told of every pass, epoch and evaluation.
-        settings: keys of the configuration, over those of ``config``; sections as mappings.
-
-    Returns:
-        The run, with its summary, metrics, trace, figures and model.
-
-    Raises:
-        ConfigError, DataError: the run can't begin; nothing is left of it.
-        RunFailed: it failed or diverged; its directory says how far it came.
-        KeyboardInterrupt: it was interrupted; what there is was written first.
-    """
-    given = given_parts(net, data)
-    with handed_over(given):
-        session = Session(parse_config(_tree(config, settings, given)), None if out is None else Path(out))
-        session.prepare()
-        return session.execute(observer or NullObserver())
-
-
-def replay(
-    run_dir: str | os.PathLike[str] | Run,
-    *,
-    net: nn.Sequential | None = None,
-    data: tuple[MapStyle, MapStyle] | None = None,
-) -> list[StageReplay]:
-    """Repeat a run from its trace, in one process, and compare the loss of every pass and each stage's final state.
-
-    Args:
-        run_dir: the run, or its directory.
-        net: the network, where an object was handed to ``run``.
-        data: training and test set, where they were handed to ``run``.
-
-    Returns:
-        How far each stage was repeated, all of it equal bit for bit.
-
-    Raises:
-        ReplayMismatch: names the first pass, or the first stage's final state, that differs.
-        ConfigError, DataError: there is nothing that could be repeated here.
-    """
-    given = given_parts(net, data)
-    left = run_dir if isinstance(run_dir, Run) else load_run(run_dir)
-    with handed_over({**left.given, **given}):
-        from asyncdgl.data.cache import prepare
-        from asyncdgl.engine.replayer import Replay
-
-        return Replay(left, prepare(left.config.data)).run()
-
-
-def load_run(
-    run_dir: str | os.PathLike[str],
-    *,
-    net: nn.Sequential | None = None,
-    data: tuple[MapStyle, MapStyle] | None = None,
-) -> Run:
-    """Read a run directory.
-
-    Args:
-        run_dir: the directory.
-        net: the network, where an object was handed to ``run``: without it there is no ``model``.
-        data: training and test set, where they were handed to ``run``.
-
-    Raises:
-        DataError: the folder is no run directory, or a file in it is broken.
-    """
-    return read_run(Path(run_dir), given_parts(net, data))
-
-
-def given_parts(net: nn.Sequential | None, data: tuple[MapStyle, MapStyle] | None) -> dict[str, Any]:
-    """What is handed over as objects, by kind."""
-    given: dict[str, Any] = {}
-    if net is not None:
-        given["network"] = net
-    if data is not None:
-        from asyncdgl.data.pair import source_of_pair
-
-        given["data"] = source_of_pair(*data)
-    return given
-
-
-def _tree(
-    config: RunConfig | Mapping[str, Any] | str | os.PathLike[str] | None,
-    settings: Mapping[str, Any],
-    given: Mapping[str, Any],
-) -> dict[str, Any]:
-    """What was asked, as nested settings."""
-    if isinstance(config, RunConfig):
-        tree: Mapping[str, Any] = config.model_dump(exclude_unset=True)
-    elif isinstance(config, Mapping):
-        tree = config
-    elif config is None:
-        tree = {}
-    else:
-        tree = load_yaml(Path(config))
-    names = {"network": {"model": {"name": GIVEN}}, "data": {"data": {"dataset": GIVEN}}}
-    tree = merged(tree, settings)
-    for kind in given:
-        tree = merged(tree, names[kind])
-    return tree
 
 
 class Supervisor(Protocol):
@@ -170,13 +49,20 @@ class Supervisor(Protocol):
 
 
 class NoSupervisor:
-    """Nobody: an interrupt comes as Python's own KeyboardInterrupt."""
+    """Nobody: an interrupt comes as Python's own KeyboardInterrupt, and whoever handles signals goes on doing so."""
+
+    def __init__(self) -> None:
+        self._handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def check(self) -> None:
         """See ``Supervisor``."""
 
     def take(self) -> None:
         """See ``Supervisor``."""
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in self._handlers.items():
+                if handler is not None:  # None: it was not set from Python
+                    signal.signal(number, handler)
 
     def unhurried(self) -> AbstractContextManager[None]:
         """See ``Supervisor``."""
@@ -258,7 +144,7 @@ class Session:
         try:
             self._writer.write_config(self.config)
             self._write_environment()
-            observer.noticed(f"run directory: {self.path}")
+            observer.began(self.path)
             self._train(Several(self._writer, observer))
         except (ConfigError, DataError):  # nothing was computed
             self._writer.close()
