@@ -32,7 +32,7 @@ NOT_RUN = {
 def commands() -> list[tuple[str, str]]:
     """The page and the command, in the order in which they stand."""
     return [
-        (page, line.partition("  #")[0].strip())
+        (page, re.split(r"\s+# ", line)[0])
         for page, kind, text in BLOCKS
         for line in text.splitlines()
         if kind == "" and page not in TESTED_ELSEWHERE and re.match(r"asyncdgl |python3? |pip ", line)
