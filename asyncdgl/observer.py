@@ -119,6 +119,7 @@ class Recorder:
         on_passes: called with the recorder each time that passes were made.
 
     Attributes:
+        path: the run directory; None before the run has one.
         trace: the passes, in the order in which they were told.
         epochs, evaluations: lines of metrics.jsonl.
         progress: stage and how far it had come, each time.
@@ -127,6 +128,7 @@ class Recorder:
 
     def __init__(self, on_passes: Callable[[Recorder], None] = lambda recorder: None) -> None:
         self.on_passes = on_passes
+        self.path: Path | None = None
         self.trace: list[PassRecord] = []
         self.epochs: list[EpochLine] = []
         self.evaluations: list[EvaluationLine] = []
@@ -135,6 +137,7 @@ class Recorder:
 
     def began(self, path: Path) -> None:
         """See ``Observer``."""
+        self.path = path
 
     def passed(self, records: Sequence[PassRecord]) -> None:
         """See ``Observer``."""

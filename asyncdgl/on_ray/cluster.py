@@ -6,6 +6,7 @@ Ray reads its settings when it is imported, so this file imports it only once th
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import math
 import os
@@ -98,6 +99,12 @@ def ray_cluster(config: ResolvedConfig, empty_dir: Path) -> Iterator[None]:
         yield
 
 
+@functools.cache
+def _own_token() -> str:
+    """The token of this process's local clusters; one for all of them, because Ray reads it once in a process."""
+    return secrets.token_hex(32)
+
+
 @contextlib.contextmanager
 def local_cluster(cpus: int, gpus: int, store_bytes: int, empty_dir: Path) -> Iterator[None]:
     """A Ray cluster of this process alone: on loopback, with its own token; no process of it survives.
@@ -113,7 +120,7 @@ def local_cluster(cpus: int, gpus: int, store_bytes: int, empty_dir: Path) -> It
         {
             LOCAL_MARK: mark,
             "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "RAY_AUTH_TOKEN": _own_token(),
             "RAY_USAGE_STATS_ENABLED": "0",
             # Off Linux, Ray takes loopback as its own address and opens no other port; this asks for the same here.
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",

@@ -901,7 +901,11 @@ ONE = {"train": 1.0, "forward": 1.0}
         pytest.param(
             {"delays": delayed(unit="seconds", links={2: {"bandwidth": 5}})}, "(bandwidth of link 2)", id="bandwidth"
         ),
-        pytest.param({"algorithm": "sync-dgl"}, "algorithm sync-dgl has no virtual time", id="sync-dgl"),
+        pytest.param(
+            {"algorithm": "sync-dgl"},
+            "algorithm sync-dgl does not run on virtual: use --runtime ray or sim",
+            id="sync-dgl",
+        ),
         pytest.param({"algorithm": "backprop"}, "use --runtime sim", id="backprop"),
         pytest.param({"algorithm": "sequential-dgl"}, "use --runtime sim", id="sequential-dgl"),
         pytest.param(
