@@ -155,7 +155,8 @@ class Session:
                 self._conclude(error)
             self._writer.close()
             if isinstance(error, Exception):
-                raise RunFailed(str(self._summary and self._summary.error), self.left()) from error
+                said = self._summary.error if self._summary is not None else None
+                raise RunFailed(said or self._explain(error), self.left()) from error
             raise
         self._writer.close()
         left = self.left()
@@ -255,15 +256,18 @@ class Session:
             status = "diverged" if isinstance(error, Diverged) else "failed"
             message = self._explain(error)
         with self._supervisor.unhurried():
-            self._save_model()
             self._summary = self._summarise(status, message)
             self._writer.write_summary(self._summary)
+            self._save_model()
 
     def _save_model(self) -> None:
         """Whole or not at all: a stage that could not say its weights any more leaves none of the others'."""
         weights = self._outcome.weights if self._outcome is not None else {}
         if self._dataset is not None and len(weights) == self.config.trained_stages:
-            save_model(self._writer.path, weights, self._dataset)
+            try:
+                save_model(self._writer.path, weights, self._dataset)
+            except Exception as error:  # a full disk, or numbers that the format has no name for
+                warnings.warn(f"the model was not kept: {type(error).__name__}: {error}", stacklevel=2)
 
     def _summarise(self, status: Status, message: str | None) -> Summary:
         wall_seconds = time.monotonic() - self._began

@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 
 from asyncdgl.config.resolved import ResolvedConfig
-from asyncdgl.errors import ConfigError
+from asyncdgl.errors import ConfigError, Interrupted
 from asyncdgl.on_ray.guardian import start_guardian
 from asyncdgl.plan.machine import visible_gpus, wanted_address
 
@@ -146,13 +146,13 @@ def local_cluster(cpus: int, gpus: int, store_bytes: int, empty_dir: Path) -> It
             )
         yield
     finally:
-        if isinstance(sys.exc_info()[1], Exception | None):
+        if not isinstance(sys.exc_info()[1], Interrupted | SystemExit):
             _shut_down()
             end_local_cluster()
             guardian.kill()
             guardian.wait()
         else:
-            # The process is being interrupted and has no time for Ray's own way. One of Ray's processes may just be
+            # The process is ending and has no time for Ray's own way. One of Ray's processes may just be
             # starting another, which only the guardian meets: it looks again when this process has ended.
             end_local_cluster()
 

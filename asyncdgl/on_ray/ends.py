@@ -87,11 +87,16 @@ class Outbox:
         from asyncdgl.buffers.codecs import to_arrays
 
         self._take_answers()
-        self._queue.append((Entry(entry.source, to_arrays(entry.payload), entry.nbytes), now, unit))
+        entry = Entry(entry.source, to_arrays(entry.payload), entry.nbytes)
+        self._queue.append((entry, now, unit))
         if not self.blocks and len(self._queue) + len(self._wire) > self._limit:
             oldest, _, _ = self._queue.popleft()
             self._dropped.append(oldest.source.name)
         self._send_queued()
+        if self._queue and self._queue[-1][0] is entry:
+            # A block may give back what it got, which lies where the entry came from: others are written there.
+            arrays = {name: array.copy() for name, array in entry.payload.items()}
+            self._queue[-1] = Entry(entry.source, arrays, entry.nbytes), now, unit
 
     def drop(self, name: PassName) -> None:
         """Tell the buffer of an entry that is not sent."""

@@ -22,7 +22,7 @@ from asyncdgl.observer import Observer
 from asyncdgl.on_ray.buffer import BufferActor
 from asyncdgl.on_ray.cluster import SMALL_CPUS, wait_for_placement
 from asyncdgl.on_ray.evaluator import EvaluationActor
-from asyncdgl.on_ray.greeting import hello
+from asyncdgl.on_ray.greeting import clock_ahead, hello
 from asyncdgl.on_ray.pace import PaceActor
 from asyncdgl.on_ray.parts import Parts
 from asyncdgl.on_ray.stage import Chunk, StageActor
@@ -78,7 +78,6 @@ class RayRun:
         self._known_until_s = dict.fromkeys(self._numbers, 0.0)
         self._end_s = 0.0
         self._outstanding: dict[Any, int] = {}  # chunks asked for, and of which stage
-        self._origin = 0.0
         self._outcome = Outcome({}, [], None)
 
     # --- Start
@@ -170,11 +169,20 @@ class RayRun:
 
     # --- Training
 
+    def _ahead_s(self, j: int) -> float:
+        """How far the monotonic clock of stage ``j``'s machine is ahead of this one's: each counts from its start."""
+        nodes = {process.name: process.node for process in self._outcome.processes}
+        if nodes.get(f"stage {j}") == hello()["node"]:
+            return 0.0
+        clock = self._stages[j].clock
+        return clock_ahead(lambda: float(self._get(clock.remote(), f"stage {j}", "beginning")))
+
     def run(self) -> None:
         """Train until every stage has stopped, then evaluate the final weights."""
-        self._origin = time.monotonic()
+        ahead_s = {j: self._ahead_s(j) for j in self._numbers}
+        origin = time.monotonic()
         for j, actor in self._stages.items():
-            self._get(actor.begin.remote(self._origin), f"stage {j}", "beginning")
+            self._get(actor.begin.remote(origin + ahead_s[j]), f"stage {j}", "beginning")
         outstanding = self._outstanding
         for j, actor in self._stages.items():
             for _ in range(CHUNKS_AHEAD):
@@ -254,7 +262,8 @@ class RayRun:
                 self._outcome.ends.setdefault(j, end)  # asked again, a stage has forgotten what it had fetched ahead
                 final[j] = published[0]
                 self._outcome.weights[j] = self._get(final[j], f"stage {j}", "ending", deadline and _left(deadline))
-        self._outcome.buffers.clear()  # stopped in the last evaluation, they are counted a second time
+        # Stopped in the last evaluation, they are counted a second time; what can't be said again stays.
+        told = {buffer.after_stage: buffer for buffer in self._outcome.buffers}
         counts = {j: buffer.statistics.remote() for j, buffer in self._buffers.items()}
         deadline = None if limit_s is None else time.monotonic() + COUNT_LIMIT_S
         for j, ref in counts.items():
@@ -263,7 +272,8 @@ class RayRun:
                 reader: StageEnd | None = self._outcome.ends.get(j + 1)
                 unused = reader.fetched_unused if reader else 0
                 counts_of = {"after_stage": j, **statistics, "fetched_unused": unused}
-                self._outcome.buffers.append(BufferSummary.model_validate(counts_of))
+                told[j] = BufferSummary.model_validate(counts_of)
+        self._outcome.buffers[:] = [told[j] for j in sorted(told)]
         return final
 
     def outcome(self) -> Outcome:

@@ -100,10 +100,13 @@ class StageActor:
         own = {"threads": torch.get_num_threads(), "torch": torch.__version__}
         return {**hello(), **own, "calls_over_sockets": self._pace.is_local}
 
+    def clock(self) -> float:
+        """This machine's monotonic clock, in seconds; it counts from the machine's start."""
+        return time.monotonic()
+
     def begin(self, origin: float) -> None:
         """Training begins: seconds count from ``origin`` on this machine's monotonic clock."""
         self._origin = origin
-        self._spent_at = time.monotonic()
 
     def _seconds(self) -> float:
         return time.monotonic() - self._origin
@@ -113,10 +116,15 @@ class StageActor:
         # torch counts threads for each thread, and a call may run in another than the start.
         set_up_torch(self._config, self._number)
         deadline = time.monotonic() + (0.0 if self._pace.is_stopping() else seconds)
+        self._spent_at = self._spent_at or time.monotonic()  # what comes before the first chunk stretches no pass
         between_turns = True
         while not self._stopped and not (between_turns and time.monotonic() >= deadline):
-            what, about = self._asks.send(self._answer)
-            self._answer = self._answers[what](about)
+            try:
+                what, about = self._asks.send(self._answer)
+                self._answer = self._answers[what](about)
+            except BaseException:
+                self._stopped = True  # the next call, which may have been sent already, brings what was done so far
+                raise
             # Never between a pass and what becomes of its output: the books would not balance.
             between_turns = what in (turn.NEXT, turn.WAIT, turn.START, turn.SLEEP, turn.PAUSE)
         chunk, self._chunk = self._chunk, Chunk()
@@ -185,8 +193,7 @@ class StageActor:
         return slept_s, slept_s - seconds
 
     def _pause(self, length: float) -> float:
-        if self._config.pace == "profile":
-            self._pace.release()
+        self._later_trains = self._pace.release()
         slept_s, _ = self._sleep(length * (1.0 if self._config.profile.unit == "seconds" else self._step_s))
         return slept_s
 

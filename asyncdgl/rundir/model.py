@@ -55,8 +55,11 @@ def save_model(folder: Path, weights: Mapping[int, Arrays], dataset: Dataset) ->
     named = {name: np.asarray(value, order="C") for name, value in every}
     about = {"input_shape": json.dumps(dataset.input_shape), "classes": json.dumps(dataset.classes)}
     part = folder / f".{MODEL}.part"
-    save_file(named, part, {**about, SHA256: _sha256(about, named)})
-    part.replace(folder / MODEL)
+    try:
+        save_file(named, part, {**about, SHA256: _sha256(about, named)})
+        part.replace(folder / MODEL)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _sha256(about: Mapping[str, str], arrays: Arrays) -> str:

@@ -455,6 +455,22 @@ def test_the_model_is_kept_whole_or_not_at_all(monkeypatch) -> None:
 
 
 @pytest.mark.usefixtures("no_figures")
+def test_a_model_that_cannot_be_written_costs_nothing_else(monkeypatch) -> None:
+    import safetensors.numpy
+
+    def full(arrays: Any, path: Path, metadata: Any) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(safetensors.numpy, "save_file", full)
+    with pytest.warns(UserWarning, match="the model was not kept: OSError: No space left on device"):
+        run = asyncdgl.run(SMALL)
+    assert run.summary.status == "completed"
+    assert asyncdgl.load_run(run.path).summary == run.summary
+    assert not [path.name for path in run.path.iterdir() if "model" in path.name]
+
+
+@pytest.mark.usefixtures("no_figures")
 def test_where_nothing_is_computed_there_is_no_model() -> None:
     run = asyncdgl.run(runtime="virtual", virtual={"train": False, "batches": 3})
     with pytest.raises(DataError, match=r"has no model\.safetensors"):
@@ -468,8 +484,14 @@ ON_RAY = """
 import signal
 import sys
 
+import psutil
+import pytest
+
 sys.path.insert(0, sys.argv[1])
-from test_run import OWN, accuracy, asyncdgl, mlp, signals_now, vectors
+from test_run import At, OWN, accuracy, asyncdgl, mlp, signals_now, vectors
+
+
+PAUSES = {"pause": {"probability": 1.0, "length": 0.01}}
 
 
 def mine(number, frame):
@@ -479,11 +501,19 @@ def mine(number, frame):
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, mine)
     before = signals_now()
+    given = {"net": mlp(), "data": vectors(), "model": {"aux": "mlp"}}
     for _ in range(2):
-        run = asyncdgl.run(OWN, runtime="ray", net=mlp(), data=vectors(), model={"aux": "mlp"})
+        run = asyncdgl.run(OWN, runtime="ray", **given)
         assert signals_now() == before
         assert accuracy(run.model(), run.config, run.given) == run.summary.test_accuracy
         assert all(stage.state_equal for stage in asyncdgl.replay(run))
+        assert psutil.Process().children(recursive=True) == []
+        # A cell of the notebook is stopped: the next one begins as if nothing had been.
+        with pytest.raises(KeyboardInterrupt):
+            asyncdgl.run(OWN, runtime="ray", epochs=1000, observer=At(20, KeyboardInterrupt()), **given)
+        assert psutil.Process().children(recursive=True) == []
+    # A stage that pauses after every pass hears, too, that nobody reads any more.
+    asyncdgl.run(OWN, runtime="ray", pace="free", delays={"profile": {"stages": {1: PAUSES}}}, **given)
 """
 
 
