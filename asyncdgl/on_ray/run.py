@@ -75,6 +75,7 @@ class RayRun:
             [None] * config.stages, config.epochs, config.evaluation.every
         )
         self._evaluating: deque[tuple[Evaluation[Any], Any]] = deque()
+        self._origin = 0.0
         self._known_until_s = dict.fromkeys(self._numbers, 0.0)
         self._end_s = 0.0
         self._outstanding: dict[Any, int] = {}  # chunks asked for, and of which stage
@@ -180,9 +181,9 @@ class RayRun:
     def run(self) -> None:
         """Train until every stage has stopped, then evaluate the final weights."""
         ahead_s = {j: self._ahead_s(j) for j in self._numbers}
-        origin = time.monotonic()
+        self._origin = time.monotonic()
         for j, actor in self._stages.items():
-            self._get(actor.begin.remote(origin + ahead_s[j]), f"stage {j}", "beginning")
+            self._get(actor.begin.remote(self._origin + ahead_s[j]), f"stage {j}", "beginning")
         outstanding = self._outstanding
         for j, actor in self._stages.items():
             for _ in range(CHUNKS_AHEAD):
