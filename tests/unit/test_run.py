@@ -524,5 +524,5 @@ def test_two_runs_on_ray_in_one_process_are_as_quiet(tmp_path) -> None:
     script.write_text(ON_RAY)
     env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     command = [sys.executable, script, Path(__file__).parent]
-    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
     assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
