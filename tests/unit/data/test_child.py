@@ -91,7 +91,7 @@ def test_what_a_failing_decoding_process_said(own_module, source_config, empty_c
 
 def test_an_interrupt_of_the_terminal_is_for_the_parent(own_module, source_config, empty_cache) -> None:
     """Both processes get it; the parent decides, and may finish what it does first."""
-    own_module(SOURCE.replace("BODY", "os.kill(os.getpid(), signal.SIGINT); time.sleep(0.05)"))
+    own_module(SOURCE.replace("BODY", "signal.raise_signal(signal.SIGINT)"))
     assert (prepare(source_config("mine:source")) / "meta.json").is_file()
 
 
