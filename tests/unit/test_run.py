@@ -491,7 +491,7 @@ sys.path.insert(0, sys.argv[1])
 from test_run import At, OWN, accuracy, asyncdgl, mlp, signals_now, vectors
 
 
-PAUSES = {"pause": {"probability": 1.0, "length": 0.01}}
+PAUSES = {1: {"pause": {"probability": 1.0, "length": 0.01}}, 3: {"slowdown": 5.0}}
 
 
 def mine(number, frame):
@@ -513,7 +513,9 @@ if __name__ == "__main__":
             asyncdgl.run(OWN, runtime="ray", epochs=1000, observer=At(20, KeyboardInterrupt()), **given)
         assert psutil.Process().children(recursive=True) == []
     # A stage that pauses after every pass hears, too, that nobody reads any more.
-    asyncdgl.run(OWN, runtime="ray", pace="free", delays={"profile": {"stages": {1: PAUSES}}}, **given)
+    # It is done long before the last one, and makes forward-only passes until that one is done, too.
+    run = asyncdgl.run(OWN, runtime="ray", pace="free", delays={"profile": {"stages": PAUSES}}, **given)
+    assert run.summary.stages[0].forward_passes > 0
 """
 
 
