@@ -134,30 +134,30 @@ class BufferActor:
             self._memory.let_go(stored.place)
         self._left.clear()
 
-    async def wait(self, now: float) -> None:
-        """Wait a while until there may be an entry to give."""
+    async def wait(self, now: float, starts: int) -> None:
+        """Wait a while until there may be an entry to give; for ``starts`` see ``PaceActor.reached``."""
         deadline = time.monotonic() + WAIT_S
         while (blocked := self._buffer.blocked(self._now(now))) is not None and time.monotonic() < deadline:
             self._let_go()
-            now = await self._wait_for_arrival(now, blocked.due, deadline)
+            now = await self._wait_for_arrival(now, starts, blocked.due, deadline)
         self._let_go()
 
     def _arrays(self, stored: Stored) -> Arrays:
         return {name: array.copy() for name, array in self._mapped.read(stored).items()}
 
-    async def _wait_for_arrival(self, now: float, due: float | None, deadline: float) -> float:
+    async def _wait_for_arrival(self, now: float, starts: int, due: float | None, deadline: float) -> float:
         if due is not None and self._steps_clock:
-            return await self._wait_for_clock(now, due, deadline)
+            return await self._wait_for_clock(now, starts, due, deadline)
         if due is not None:
             deadline = min(deadline, due)
         await wait_for_change(self._changed, deadline)
         return now
 
-    async def _wait_for_clock(self, now: float, due: float, deadline: float) -> float:
+    async def _wait_for_clock(self, now: float, starts: int, due: float, deadline: float) -> float:
         """Until the profile clock has come to ``due``, or another entry was sent that may be here sooner."""
 
         async def reached() -> float:
-            clock: float = await self._pace.reached.remote(self._reader, due)
+            clock: float = await self._pace.reached.remote(self._reader, due, starts)
             return clock
 
         clock = asyncio.ensure_future(reached())
@@ -226,9 +226,9 @@ class BufferClient:
         """See ``BufferActor``; the answer is a ``Reply``."""
         return self._calls.call("sample", now, mapped)
 
-    def wait(self, now: float) -> None:
+    def wait(self, now: float, starts: int) -> None:
         """See ``BufferActor``."""
-        self._calls.ask("wait", now)
+        self._calls.ask("wait", now, starts)
 
     def reserve(self, name: PassName, wait: bool) -> bool:
         """See ``BufferActor``."""

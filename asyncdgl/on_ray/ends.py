@@ -42,9 +42,9 @@ class Inbox:
                 return reply
         return cast(Reply, self._ask(v).get())
 
-    def wait(self, v: float) -> None:
-        """Wait a while until there may be an entry."""
-        self._buffer.wait(v)
+    def wait(self, v: float, starts: int) -> None:
+        """Wait a while until there may be an entry; for ``starts`` see ``PaceActor.reached``."""
+        self._buffer.wait(v, starts)
 
     def read(self, sample: Sample[Any]) -> Sample[Payload]:
         """With its content as payload. That lies in the buffer's memory and is good until the next entry is read."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -41,6 +42,7 @@ class PaceActor:
         self._training = Training(config.stages)
         self._slowdown = {j: config.profile.stage(j).slowdown for j in range(1, config.stages + 1)}
         self._pass_seconds: dict[int, float] = {}
+        self._starts: Counter[int] = Counter()
         self._waiting: dict[int, tuple[Callable[[], bool], asyncio.Future[None]]] = {}
         self._stopping = False
         self._answers = Answers(self)
@@ -63,6 +65,7 @@ class PaceActor:
 
     async def start(self, stage: int, v: float) -> Start:
         """Wait until pass with clock ``v`` may start, or for a while."""
+        self._starts[stage] += 1
         began = time.monotonic()
         clock = self._pace.request(stage, v)
         granted_at_once = clock is not None
@@ -84,8 +87,16 @@ class PaceActor:
         self._training.done(stage)
         return self._training.later_than(stage)
 
-    async def reached(self, stage: int, due: float) -> float:
-        """Stage ``stage`` waits until the profile clock reaches ``due``, or for a while; returns where it is."""
+    async def reached(self, stage: int, due: float, starts: int) -> float:
+        """Stage ``stage`` waits until the profile clock reaches ``due``, or for a while; returns where it is.
+
+        Args:
+            stage: who waits.
+            due: until when, in steps.
+            starts: how often the stage had asked to start when it began to wait.
+        """
+        if starts != self._starts[stage]:  # the stage got something else meanwhile, and goes on: it holds others
+            return self._pace.now
         self._pace.expect(stage, due)
         self._wake()
         if self._pace.now < due:
@@ -122,11 +133,15 @@ class PaceClient:
     Args:
         actor: its handle.
         stage: whose client this is.
+
+    Attributes:
+        starts: how often the stage has asked to start.
     """
 
     def __init__(self, actor: Any, stage: int) -> None:
         self._calls = Calls(actor)
         self._stage = stage
+        self.starts = 0
 
     @property
     def is_local(self) -> bool:
@@ -139,6 +154,7 @@ class PaceClient:
 
     def start(self, v: float) -> Start:
         """See ``PaceActor``."""
+        self.starts += 1
         return cast(Start, self._calls.ask("start", self._stage, v))
 
     def release(self) -> bool:

@@ -205,7 +205,7 @@ class StageActor:
             if self._out is not None and self._later_trains:  # otherwise nobody reads any more, and no place is needed
                 self._out.reserve(self._passes.next_name, wait=True)
         elif self._in is not None:
-            self._in.wait(self._turn.v)
+            self._in.wait(self._turn.v, self._pace.starts)
         waited_s = time.monotonic() - began
         self._accounted_s += waited_s
         return waited_s

@@ -102,7 +102,7 @@ def test_a_reader_that_waits_on_the_profile_clock_sees_an_entry_that_arrives_soo
 
         class reached:
             @staticmethod
-            async def remote(stage: int, due: float) -> float:
+            async def remote(stage: int, due: float, starts: int) -> float:
                 asked.append(due)
                 await asyncio.sleep(0.15)
                 return 0.0
@@ -111,7 +111,7 @@ def test_a_reader_that_waits_on_the_profile_clock_sees_an_entry_that_arrives_soo
         buffer = make_slow_buffer(Pace)
         payload = {"y": np.zeros(7)}
         await buffer.insert(provenance(0), payload, 1, 50.0, 1.0, [])  # sent late on its clock: arrives after step 50
-        waiting = asyncio.ensure_future(buffer.wait(0.0))
+        waiting = asyncio.ensure_future(buffer.wait(0.0, 1))
         await asyncio.sleep(0.02)
         assert len(asked) == 1
         assert asked[0] > 50
@@ -122,3 +122,26 @@ def test_a_reader_that_waits_on_the_profile_clock_sees_an_entry_that_arrives_soo
         await waiting
 
     asyncio.run(script())
+
+
+def test_a_wait_that_its_stage_has_overtaken_takes_it_out_of_no_pace(cluster) -> None:
+    """Stage 2 got another entry and starts its next pass before the keeper hears what it had been waiting for."""
+    from asyncdgl.on_ray.pace import PaceActor
+
+    config = planned(parse_config({"stages": 2, "delays": {"profile": {"window": 1.0}}}))
+
+    async def start_of_stage_1(overtaken: bool) -> float | None:
+        pace = PaceActor(config)
+        for stage in (1, 2):
+            await pace.start(stage, 0.0)
+        await pace.release(2)
+        if overtaken:
+            await pace.start(2, 1.0)
+        late = asyncio.ensure_future(pace.reached(2, 30.0, 1))
+        await asyncio.sleep(0)
+        clock = (await pace.start(1, 5.0)).clock
+        late.cancel()
+        return clock
+
+    assert asyncio.run(start_of_stage_1(overtaken=False)) == 5.0, "a stage that waits holds nobody"
+    assert asyncio.run(start_of_stage_1(overtaken=True)) is None, "one that computes does"
