@@ -24,10 +24,6 @@ class Network(Protocol):
         """The blocks, for images or vectors [B, *input_shape] of so many classes."""
 
 
-Blocks = Network | nn.Sequential
-"""A network as an object: what makes the row, or the row itself, whose weights are then the ones to begin with."""
-
-
 def make_row(model: ModelConfig, input_shape: Shape, classes: int) -> Sequence[nn.Module]:
     """The blocks of the network that ``model.name`` names.
 
