@@ -1,12 +1,12 @@
 """Starting, joining and leaving Ray; and making sure that a local cluster never outlives its run.
 
-Ray reads its settings when it is imported, so this file imports it only once they are made.
+Ray reads its settings when it is imported, so this file imports it only once they are made; where somebody imported it
+before, it is told to read them again.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import math
 import os
@@ -85,7 +85,15 @@ def ray_cluster(config: ResolvedConfig, empty_dir: Path) -> Iterator[None]:
     Args:
         config: the run.
         empty_dir: a folder without Python files, which workers will have on their module path.
+
+    Raises:
+        ConfigError: this process is in a cluster already, or can't join the one that is asked for.
     """
+    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
+        raise ConfigError(
+            "this process is in a Ray cluster already, and a run starts or joins one itself: call ray.shutdown() "
+            "first, and give the cluster that you want as ray.address"
+        )
     address = wanted_address(config.ray.address)
     if address is not None:
         with joined_cluster(address, empty_dir):
@@ -99,10 +107,35 @@ def ray_cluster(config: ResolvedConfig, empty_dir: Path) -> Iterator[None]:
         yield
 
 
-@functools.cache
-def _own_token() -> str:
-    """The token of this process's local clusters; one for all of them, because Ray reads it once in a process."""
-    return secrets.token_hex(32)
+def _read_settings_again() -> None:
+    """Bring Ray's idea of who may speak to it up to date: it reads RAY_AUTH_MODE at its import and a token once.
+
+    A notebook may have imported Ray before the run. The names are private to Ray, which has no public ones for this.
+    """
+    if "ray" in sys.modules:
+        from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
+
+        Config.initialize("")  # first: a token is only looked for where the mode asks for one
+        AuthenticationTokenLoader.instance().reset_cache()
+
+
+@contextlib.contextmanager
+def _environment(settings: dict[str, str]) -> Iterator[None]:
+    """Environment variables for Ray and all its processes, and afterwards those that were there before."""
+    changed = (*settings, "RAY_ADDRESS", "PYTHONBREAKPOINT")  # Ray sets the last one
+    before = {name: os.environ.get(name) for name in changed}
+    os.environ.update(settings)
+    os.environ.pop("RAY_ADDRESS", None)
+    _read_settings_again()
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        _read_settings_again()
 
 
 @contextlib.contextmanager
@@ -116,45 +149,43 @@ def local_cluster(cpus: int, gpus: int, store_bytes: int, empty_dir: Path) -> It
         empty_dir: a folder without Python files, which workers will have on their module path.
     """
     mark = secrets.token_hex(16)
-    os.environ.update(
-        {
-            LOCAL_MARK: mark,
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN": _own_token(),
-            "RAY_USAGE_STATS_ENABLED": "0",
-            # Off Linux, Ray takes loopback as its own address and opens no other port; this asks for the same here.
-            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        }
-    )
-    os.environ.pop("RAY_ADDRESS", None)
-    # A killed driver can't clean up, and Ray's agents would outlive it by a while.
-    guardian = start_guardian(LOCAL_MARK, mark)
-    try:
-        import ray
+    settings = {
+        LOCAL_MARK: mark,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # Off Linux, Ray takes loopback as its own address and opens no other port; this asks for the same here.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    }
+    with _environment(settings):
+        # A killed driver can't clean up, and Ray's agents would outlive it by a while.
+        guardian = start_guardian(LOCAL_MARK, mark)
+        try:
+            import ray
 
-        with _working_directory(empty_dir):
-            ray.init(
-                address="local",
-                num_cpus=cpus,
-                num_gpus=gpus,
-                object_store_memory=store_bytes,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                namespace="asyncdgl",
-                _system_config={"automatic_object_spilling_enabled": False},
-            )
-        yield
-    finally:
-        if not isinstance(sys.exc_info()[1], Interrupted | SystemExit):
-            _shut_down()
-            end_local_cluster()
-            guardian.kill()
-            guardian.wait()
-        else:
-            # The process is ending and has no time for Ray's own way. One of Ray's processes may just be
-            # starting another, which only the guardian meets: it looks again when this process has ended.
-            end_local_cluster()
+            with _working_directory(empty_dir):
+                ray.init(
+                    address="local",
+                    num_cpus=cpus,
+                    num_gpus=gpus,
+                    object_store_memory=store_bytes,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    namespace="asyncdgl",
+                    _system_config={"automatic_object_spilling_enabled": False},
+                )
+            yield
+        finally:
+            if not isinstance(sys.exc_info()[1], Interrupted | SystemExit):
+                _shut_down()
+                end_local_cluster()
+                guardian.kill()
+                guardian.wait()
+            else:
+                # The process is ending and has no time for Ray's own way. One of Ray's processes may just be
+                # starting another, which only the guardian meets: it looks again when this process has ended.
+                end_local_cluster()
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 
 import pytest
@@ -73,4 +74,12 @@ def test_runtimes_are_checked_where_they_stand(runtimes) -> None:
 def test_the_default_runtime_is_the_first_of_the_algorithm() -> None:
     names = ("async-dgl", "sync-dgl", "sequential-dgl", "backprop", "own_parts:backwards_dgl")
     assert [parse_config({"algorithm": name}).runtime for name in names] == ["ray", "ray", "sim", "sim", "sim"]
-    assert "ray" not in sys.modules
+
+
+def test_a_configuration_for_ray_is_checked_without_it() -> None:
+    """In a process of its own: another test may have imported it."""
+    script = (
+        "import sys; from asyncdgl.config.yaml import parse_config; "
+        "assert parse_config({'algorithm': 'sync-dgl'}).runtime == 'ray'; assert 'ray' not in sys.modules"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

@@ -481,17 +481,23 @@ def test_where_nothing_is_computed_there_is_no_model() -> None:
 
 
 ON_RAY = """
+import os
 import signal
 import sys
 
 import psutil
 import pytest
+import ray  # before the run has made its settings, which Ray reads at its import
 
 sys.path.insert(0, sys.argv[1])
-from test_run import At, OWN, accuracy, asyncdgl, mlp, signals_now, vectors
+from test_run import At, ConfigError, OWN, accuracy, asyncdgl, mlp, signals_now, vectors
 
 
 PAUSES = {1: {"pause": {"probability": 1.0, "length": 0.01}}, 3: {"slowdown": 5.0}}
+
+
+def of_ray():
+    return {name: value for name, value in os.environ.items() if "RAY" in name or name == "PYTHONBREAKPOINT"}
 
 
 def mine(number, frame):
@@ -501,10 +507,12 @@ def mine(number, frame):
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, mine)
     before = signals_now()
+    environment = of_ray()
     given = {"net": mlp(), "data": vectors(), "model": {"aux": "mlp"}}
     for _ in range(2):
         run = asyncdgl.run(OWN, runtime="ray", **given)
         assert signals_now() == before
+        assert of_ray() == environment
         assert accuracy(run.model(), run.config, run.given) == run.summary.test_accuracy
         assert all(stage.state_equal for stage in asyncdgl.replay(run))
         assert psutil.Process().children(recursive=True) == []
@@ -516,6 +524,10 @@ if __name__ == "__main__":
     # It is done long before the last one, and makes forward-only passes until that one is done, too.
     run = asyncdgl.run(OWN, runtime="ray", pace="free", delays={"profile": {"stages": PAUSES}}, **given)
     assert run.summary.stages[0].forward_passes > 0
+    ray.init("local", num_cpus=1, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    with pytest.raises(ConfigError, match="in a Ray cluster already.*call ray.shutdown"):
+        asyncdgl.run(OWN, runtime="ray", **given)
+    assert ray.is_initialized()
 """
 
 
