@@ -902,7 +902,7 @@ def test_out_in_a_folder_of_someone_else(mode: int) -> None:
     program = (
         "import os, sys\n"
         "from asyncdgl import rundir\n"
-        "import asyncdgl.algorithms.async_dgl, asyncdgl.cli.run, asyncdgl.rundir.writer\n"
+        "import asyncdgl.algorithms.async_dgl, asyncdgl.cli.run, asyncdgl.data.digits, asyncdgl.rundir.writer\n"
         "from asyncdgl.cli.main import main\n"
         "if os.geteuid() == 0:\n"
         "    os.setgroups([])\n"
