@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.3.0"
 
 if TYPE_CHECKING:
-    from asyncdgl.api import evaluate, load_run, predict, replay, run, sweep
+    from asyncdgl.api import evaluate, load_run, predict, replay, resume, run, sweep
     from asyncdgl.buffers.buffer import ReplayBuffer
     from asyncdgl.config.model import RunConfig
     from asyncdgl.learn.stage import Stage
@@ -30,6 +30,7 @@ __all__ = [
     "load_sweep",
     "predict",
     "replay",
+    "resume",
     "run",
     "sweep",
 ]
@@ -45,6 +46,7 @@ _HOMES = {
     "load_sweep": "asyncdgl.sweeps.results",
     "predict": "asyncdgl.api",
     "replay": "asyncdgl.api",
+    "resume": "asyncdgl.api",
     "run": "asyncdgl.api",
     "sweep": "asyncdgl.api",
 }

@@ -69,6 +69,38 @@ def run(
         return session.execute(observer)
 
 
+def resume(
+    run_dir: str | os.PathLike[str] | Run,
+    *,
+    net: nn.Sequential | None = None,
+    data: tuple[MapStyle, MapStyle] | None = None,
+    observer: Observer | None = None,
+) -> Run:
+    """Go on with a run of ``sim`` or ``virtual`` that was stopped, in its own directory, as if it had never been.
+
+    Args:
+        run_dir: the run, or its directory.
+        net: the network, where an object was handed to ``run``.
+        data: training and test set, where they were handed to ``run``.
+        observer: is told of every pass, epoch and evaluation from there on, and what a person should know.
+
+    Returns:
+        The whole run.
+
+    Raises:
+        ConfigError, DataError: it can't be gone on with; what it left is as it was.
+        RunFailed: it failed or diverged; its directory says how far it came.
+        KeyboardInterrupt: it was interrupted; it can be gone on with again.
+    """
+    observer = observer or NullObserver()
+    with _left(run_dir, given_parts(net, data)) as left:
+        from asyncdgl.resume_session import ResumeSession
+
+        session = ResumeSession(left)
+        session.prepare(observer)
+        return session.execute(observer)
+
+
 def replay(
     run_dir: str | os.PathLike[str] | Run,
     *,

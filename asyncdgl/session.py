@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from asyncdgl.config.model import RunConfig
+from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.errors import AsyncDGLError, ConfigError, DataError, Diverged, Interrupted, RunFailed, StageFailed
 from asyncdgl.observer import NullObserver, Observer, Several
 from asyncdgl.plan.machine import available_cores, wanted_address
 from asyncdgl.plan.memory import check_memory
 from asyncdgl.plan.resolve import planned, resolve
+from asyncdgl.rundir.checkpoint import keeper, remove_checkpoints
 from asyncdgl.rundir.environment import describe_environment
 from asyncdgl.rundir.model import save_model
 from asyncdgl.rundir.outcome import Outcome
@@ -31,6 +33,7 @@ from asyncdgl.rundir.writer import RunWriter, check_out, make_run_dir
 
 if TYPE_CHECKING:
     from asyncdgl.data.dataset import Dataset
+    from asyncdgl.engine.past import Past
 
 LOG_TAIL_BYTES = 20_000
 
@@ -92,13 +95,20 @@ class Session:
         self._began = time.monotonic()
         if out is not None:
             check_out(out)
-        self.config = planned(asked)
+        self.config = self._planned()
         self._check_place()
         self.path: Path | None = None
         self._outcome: Outcome | None = None
         self._summary: Summary | None = None
         self._data: Path | None = None
         self._dataset: Dataset | None = None
+        self._past: Past | None = None
+
+    def _planned(self) -> ResolvedConfig:
+        return planned(self._asked)
+
+    def _resolved(self, observer: Observer) -> ResolvedConfig:
+        return resolve(self._asked, self._data, self._supervisor.check, observer.noticed)
 
     def _check_place(self) -> None:
         address = wanted_address(self.config.ray.address) if self.config.runtime == "ray" else None
@@ -125,7 +135,7 @@ class Session:
                     observer.noticed(f"decoding images: {done} of {total}")
 
             self._data = prepare(self.config.data, on_progress, observer.noticed)
-        self.config = resolve(self._asked, self._data, self._supervisor.check, observer.noticed)
+        self.config = self._resolved(observer)
         if self._data is not None:
             self._dataset = open_dataset(self.config, self._data)
 
@@ -138,12 +148,9 @@ class Session:
             Interrupted, KeyboardInterrupt: it was stopped; what there is was written first.
         """
         out_existed = self._out is not None and self._out.exists()
-        self.path = make_run_dir(self._out, self.config.name)
-        # Ray starts in another working directory, where the path that the user sees would lead elsewhere.
-        self._writer = RunWriter(self.path.absolute())
+        self.path, self._writer = self._open()
         try:
-            self._writer.write_config(self.config)
-            self._write_environment()
+            self._begin()
             observer.began(self.path)
             self._train(Several(self._writer, observer))
         except (ConfigError, DataError):  # nothing was computed
@@ -162,6 +169,16 @@ class Session:
         left = self.left()
         self._draw(left)
         return left
+
+    def _open(self) -> tuple[Path, RunWriter]:
+        path = make_run_dir(self._out, self.config.name)
+        # Ray starts in another working directory, where the path that the user sees would lead elsewhere.
+        return path, RunWriter(path.absolute())
+
+    def _begin(self) -> None:
+        """Write down what is to be done."""
+        self._writer.write_config(self.config)
+        self._write_environment()
 
     def left(self) -> Run:
         """What the run has left so far."""
@@ -186,13 +203,19 @@ class Session:
         from asyncdgl.engine.sim import Simulation
         from asyncdgl.engine.virtual import VirtualRun
 
+        keep = keeper(self._writer, self._wall_seconds)
         engine = VirtualRun if self.config.runtime == "virtual" else Simulation
         with self._concluded():
-            run = engine(self.config, self._data, observer, self._supervisor.check)
+            run = engine(self.config, self._data, observer, self._supervisor.check, keep, self._past)
             try:
                 run.run()
+            except (Interrupted, KeyboardInterrupt):
+                with self._supervisor.unhurried():
+                    run.keep()
+                raise
             finally:
                 self._outcome = run.outcome()
+        remove_checkpoints(self._writer.path)
 
     def _train_on_ray(self, observer: Observer) -> None:
         if self._data is None:
@@ -270,8 +293,10 @@ class Session:
                 warnings.warn(f"the model was not kept: {type(error).__name__}: {error}", stacklevel=2)
 
     def _summarise(self, status: Status, message: str | None) -> Summary:
-        wall_seconds = time.monotonic() - self._began
-        return make_summary(self.config, self._writer, self._outcome, status, message, wall_seconds)
+        return make_summary(self.config, self._writer, self._outcome, status, message, self._wall_seconds())
+
+    def _wall_seconds(self) -> float:
+        return time.monotonic() - self._began
 
     def _explain(self, error: BaseException) -> str:
         """One sentence for a failed run; the tail of the failed process's log goes to the run directory."""

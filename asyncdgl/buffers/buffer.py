@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterator
 from typing import Generic, NamedTuple
 
 from asyncdgl.buffers.entry import Entry, P, PassName, Provenance
@@ -11,7 +11,7 @@ from asyncdgl.buffers.link import Link
 from asyncdgl.buffers.samplers import Sampler, not_an_entry
 from asyncdgl.config.sections import BufferConfig
 from asyncdgl.errors import SampleBlocked
-from asyncdgl.registry import find
+from asyncdgl.registry import BUILT_IN, find
 from asyncdgl.seeding import Draws
 
 
@@ -48,6 +48,7 @@ class ReplayBuffer(Generic[P]):
         self._draws = draws
         self._on_leave = on_leave
         self._choose: Sampler[P] = find("sampler", config.sampler)
+        self._is_own = config.sampler not in BUILT_IN["sampler"]
         self._held: list[Entry[P]] = []  # oldest first
         self._reserved: set[PassName] = set()
         self._held_bytes = 0
@@ -67,6 +68,12 @@ class ReplayBuffer(Generic[P]):
         """The entries, oldest first."""
         return tuple(self._held)
 
+    @property
+    def readable(self) -> Iterator[Entry[P]]:
+        """The entries that may still be read: those that are held, and those on the way."""
+        yield from self._held
+        yield from self._link.on_the_way
+
     def reserve(self, name: PassName) -> bool:
         """Keep a place for the entry of a coming pass (``on_full: block``).
 
@@ -82,7 +89,7 @@ class ReplayBuffer(Generic[P]):
         self._reserved.add(name)
         return True
 
-    def insert(self, entry: Entry[P], now: float, unit: float = 1.0, dropped: Iterable[int] = ()) -> None:
+    def insert(self, entry: Entry[P], now: float, unit: float = 1.0, dropped: Collection[int] = ()) -> None:
         """Send an entry; it is here once the link lets it arrive.
 
         Args:
@@ -92,7 +99,8 @@ class ReplayBuffer(Generic[P]):
             dropped: steps whose entries the producer dropped, because too many were under way.
         """
         link = self._link
-        link.count_dropped(dropped, entry.source.name.incarnation)
+        if dropped:
+            link.count_dropped(dropped, entry.source.name.incarnation)
         if link.is_plain:
             if not link.pass_on(entry):
                 self._on_leave(entry)
@@ -120,9 +128,11 @@ class ReplayBuffer(Generic[P]):
         """Why ``sample`` would have nothing to give; None where it would."""
         if len(self._link):
             self._take_arrivals(now)
+        return None if self._held and self.inserted >= self._config.min_size else self._why_blocked()
+
+    def _why_blocked(self) -> SampleBlocked:
         if self._held:
-            below = self.inserted < self._config.min_size
-            return SampleBlocked("below_min_size", self._link.next_due()) if below else None
+            return SampleBlocked("below_min_size", self._link.next_due())
         if len(self._link):
             return SampleBlocked("not_arrived", self._link.next_due())
         return SampleBlocked("reused_up" if self.inserted else "empty")
@@ -134,12 +144,13 @@ class ReplayBuffer(Generic[P]):
             SampleBlocked: with the reason ``empty``, ``below_min_size``, ``not_arrived`` or ``reused_up``.
             PartFailed: the sampler, one of the user's own, gave something that is not held.
         """
-        blocked = self.blocked(now)
-        if blocked is not None:
-            raise blocked
+        if len(self._link):
+            self._take_arrivals(now)
+        if not self._held or self.inserted < self._config.min_size:
+            raise self._why_blocked()
         self._held_at_samples += len(self._held)
         entry = self._choose(self._held, lambda: self._draws.uniform(self.sampled))
-        if entry not in self._held:
+        if self._is_own and entry not in self._held:
             raise not_an_entry(self._config.sampler, entry)
         entry.times_sampled += 1
         self.sampled += 1

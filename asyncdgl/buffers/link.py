@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, NamedTuple
 
 from asyncdgl.buffers.entry import Entry, P, PassName
@@ -65,6 +65,12 @@ class Link(Generic[P]):
 
     def __len__(self) -> int:
         return len(self._on_the_way) + (sum(not w.is_lost for w in self._waiting) if self._waiting else 0)
+
+    @property
+    def on_the_way(self) -> Iterator[Entry[P]]:
+        """The entries that were sent and may still arrive."""
+        yield from (entry for _, entry in self._on_the_way)
+        yield from (w.entry for w in self._waiting if not w.is_lost)
 
     @property
     def has_delay(self) -> bool:

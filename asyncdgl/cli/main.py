@@ -17,6 +17,7 @@ WRONG_INPUT, FAILED = 2, 1
 
 COMMANDS = {
     "run": "Train one network, and leave a run directory with its numbers and figures.",
+    "resume": "Go on with the run in RUN_DIR, which was stopped.",
     "sweep": "Run a grid of configurations, each with several seeds, and leave one table.",
     "report": "Write a report into each DIR: the folder of a run, or of a sweep.",
     "replay": "Repeat the run in RUN_DIR from its trace, in one process, and compare it.",

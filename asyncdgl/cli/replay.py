@@ -15,9 +15,8 @@ from asyncdgl.cli.tables import console
 from asyncdgl.errors import ConfigError, Interrupted, ReplayMismatch
 from asyncdgl.plan.machine import available_cores, visible_gpus
 from asyncdgl.report.labels import threads_of_stages
-from asyncdgl.rundir.environment import describe_environment
+from asyncdgl.rundir.environment import describe_environment, environment_differences
 from asyncdgl.rundir.reader import Run, read_run
-from asyncdgl.rundir.records import Environment
 
 SHOW_EVERY_S = 0.2
 
@@ -95,36 +94,3 @@ def _report(run: Run, stages: list[Any]) -> None:
             click.echo(
                 f"stage {s.stage}: {s.recorded - s.passes} more passes read what the trace of the stopped run lacks"
             )
-
-
-def environment_differences(there: Environment | None, here: Environment) -> list[str]:
-    """What bits depend on and is not the same here: versions, threads, CPU, data."""
-    if there is None:
-        return ["the environment is not recorded there"]
-    known = {
-        "asyncdgl": (there.asyncdgl, here.asyncdgl),
-        "python": (there.python, here.python),
-        **{name: (there.packages.get(name), version) for name, version in here.packages.items()},
-        "threads of each stage": (_threads(there), _in_words(here.threads_per_stage)),
-        "CPU": (there.cpu.name, here.cpu.name),
-        "CPU features": (_features(there), _features(here)),
-        "data (sha256)": (there.data_sha256, here.data_sha256),
-    }
-    return [f"{name} {was} there, {is_now} here" for name, (was, is_now) in known.items() if was != is_now]
-
-
-def _threads(environment: Environment) -> str:
-    """As the stages' own processes counted them, where they did."""
-    counted = tuple(process.threads for process in environment.processes if process.threads is not None)
-    return _in_words(counted or environment.threads_per_stage)
-
-
-def _in_words(threads: int | tuple[int, ...]) -> str:
-    """One number where all stages have as many."""
-    each = (threads,) if isinstance(threads, int) else threads
-    return ", ".join(map(str, each if len(set(each)) > 1 else each[:1]))
-
-
-def _features(environment: Environment) -> str | None:
-    features = environment.cpu.features
-    return None if features is None else " ".join(features)

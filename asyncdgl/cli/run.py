@@ -97,8 +97,9 @@ def run(
         show_dry_run(asked)
         return 0
     from asyncdgl.cli.session import run_and_show
+    from asyncdgl.session import Session
 
-    return run_and_show(asked, folder)
+    return run_and_show(lambda supervisor: Session(asked, folder, supervisor))
 
 
 def _configure(config_file: Path | None, assignments: Collection[str], flags: dict[str, str]) -> RunConfig:

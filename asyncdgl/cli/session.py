@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
@@ -11,20 +11,22 @@ import click
 from asyncdgl.cli.display import RunDisplay
 from asyncdgl.cli.signals import EXIT_CODES, Signals, end_process
 from asyncdgl.cli.tables import show_summary
-from asyncdgl.config.model import RunConfig
 from asyncdgl.errors import Interrupted, RunFailed
 from asyncdgl.observer import Notices
 from asyncdgl.rundir.reader import Run
-from asyncdgl.session import Session
+from asyncdgl.session import Session, Supervisor
 
 
-def run_and_show(asked: RunConfig, out: Path | None) -> int:
+def run_and_show(begin: Callable[[Supervisor], Session]) -> int:
     """Run, and show it; returns the exit code. A run that a signal stopped ends the process here.
+
+    Args:
+        begin: makes the session, under this supervisor.
 
     Raises:
         ConfigError, DataError: the run can't begin; nothing is left of it.
     """
-    session = Session(asked, out, signals := Signals())
+    session = begin(signals := Signals())
     signals.install()
     try:
         session.prepare(Notices(click.echo))
@@ -40,7 +42,9 @@ def run_and_show(asked: RunConfig, out: Path | None) -> int:
             code = 0
         except RunFailed as failed:
             left, error, code = failed.run, str(failed), 1
-        except (Interrupted, SystemExit):
+        except Interrupted as interrupt:
+            left, code = session.left(), EXIT_CODES[interrupt.status]
+        except SystemExit:
             left = session.left()
             code = EXIT_CODES.get(left.summary.status, 1) if left.summary is not None else 1
     signals.disarm()
@@ -57,10 +61,11 @@ def _report(left: Run, path: Path | None, error: str | None, code: int, warned: 
     if error is not None:
         click.echo(f"Error: {error}", err=True)
     elif code:
-        click.echo(
-            f"The run was stopped before its end; what it computed is in {path}. "
-            f"`asyncdgl run --config {path}/config.yaml` repeats it from the start.",
-            err=True,
+        again = (
+            f"`asyncdgl run --config {path}/config.yaml` repeats it from the start"
+            if left.config.runtime == "ray"
+            else f"`asyncdgl resume {path}` goes on with it"
         )
+        click.echo(f"The run was stopped before its end; what it computed is in {path}. {again}.", err=True)
     for message in warned:
         click.echo(f"Warning: {message}; everything else is there", err=True)

@@ -13,12 +13,12 @@ from asyncdgl.config import where
 from asyncdgl.config.defaults import defaults_for, lookup, merged
 from asyncdgl.config.delays import DelaysConfig
 from asyncdgl.config.messages import FORM_TAGS
+from asyncdgl.config.milestones import CheckpointConfig, EvaluationConfig
 from asyncdgl.config.sections import (
     MOST,
     MOST_STAGES,
     BufferConfig,
     DataConfig,
-    EvaluationConfig,
     ModelConfig,
     OptimConfig,
     RayConfig,
@@ -106,6 +106,7 @@ class RunConfig(Section):
     virtual: VirtualConfig = Field(default_factory=VirtualConfig)
     ray: RayConfig = Field(default_factory=RayConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
+    checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
 
     @model_validator(mode="before")
     @classmethod

@@ -331,11 +331,3 @@ class RayConfig(Section):
         label="threads, stage by stage",
         where=where.ON_RAY,
     )
-
-
-class EvaluationConfig(Section):
-    """When the test set is used."""
-
-    title: ClassVar[str] = "Evaluation"
-
-    every: int = setting(1, "epochs between two evaluations", unit="epochs", where=where.COMPUTING, ge=1, le=10**6)

@@ -25,7 +25,7 @@ class ProfileClock:
     def __init__(self, delay: StageDelay, draws: Draws) -> None:
         self.delay = delay
         self._draws = draws
-        self._law = Law(law=delay.step_law, mean=delay.slowdown)
+        self._quantile = Law(law=delay.step_law, mean=delay.slowdown).quantile
         self._always = PassLength(delay.slowdown, 0.0) if delay.step_law == "constant" and delay.pause is None else None
 
     def length(self, step: int) -> PassLength:
@@ -35,7 +35,7 @@ class ProfileClock:
         delay = self.delay
         length = delay.slowdown
         if delay.step_law != "constant":
-            length = self._law.quantile(self._draws.uniform("step", step))
+            length = self._quantile(self._draws.uniform("step", step))
         pause = 0.0
         if delay.pause is not None and self._draws.uniform("pause", step) < delay.pause.probability:
             pause = delay.pause.length

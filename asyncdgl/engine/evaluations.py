@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from asyncdgl.observer import Observer
@@ -99,6 +99,12 @@ class Evaluations(Generic[Weights]):
                 del own[0]
         return found
 
+    @property
+    def published(self) -> Iterator[tuple[int, Publication[Weights]]]:
+        """What an evaluation may still need, with the stage that published it."""
+        for stage, own in enumerate(self._published, 1):
+            yield from ((stage, publication) for publication in own)
+
     def final(self, weights: Sequence[Weights], epochs: Sequence[int], end_s: float) -> Evaluation[Weights]:
         """The evaluation of the weights that the run ended with."""
         of = [Publication(epoch, end_s, own) for epoch, own in zip(epochs, weights, strict=True)]
@@ -135,19 +141,27 @@ class Evaluating:
         one_by_one: see ``Evaluations``.
         observer: is told of each.
         check: called while the test set is used; raises where the run is to stop.
+        made: the first evaluations, where those were made already.
 
     Attributes:
         last: the line of the last one.
     """
 
     def __init__(
-        self, parts: Parts, config: ResolvedConfig, one_by_one: bool, observer: Observer, check: Callable[[], None]
+        self,
+        parts: Parts,
+        config: ResolvedConfig,
+        one_by_one: bool,
+        observer: Observer,
+        check: Callable[[], None],
+        made: Sequence[EvaluationLine] = (),
     ) -> None:
         self._passes, self._evaluator = parts.passes, parts.evaluator
         self._quota = config.epochs
         self._observer = observer
         self._check = check
         self._evaluations = Evaluations(self._weights(), config.epochs, config.evaluation.every, one_by_one)
+        self._made = list(made)
         self.last: EvaluationLine | None = None
 
     def _weights(self) -> list[State | None]:
@@ -158,6 +172,12 @@ class Evaluating:
         self._observer.epoch_completed(epoch_end.line)
         if self._evaluator is not None:
             self._evaluations.completed(stage, epoch_end.line.end_s, epoch_end.published)
+
+    def kept(self) -> Iterator[tuple[int, int, State]]:
+        """Weights that an evaluation may still need: of which stage, after how many of its own epochs."""
+        for stage, publication in self._evaluations.published:
+            if publication.weights is not None and publication.epoch > 0:  # the initial ones are made again
+                yield stage, publication.epoch, publication.weights
 
     def catch_up(self, known_until_s: float) -> None:
         """Make the evaluations that are due."""
@@ -171,6 +191,9 @@ class Evaluating:
 
     def _evaluate(self, evaluation: Evaluation[State | None], final: bool = False) -> None:
         if self._evaluator is None:
+            return
+        if self._made:
+            self.last = self._made.pop(0)
             return
         weights = [publication.weights for publication in evaluation.of if publication.weights is not None]
         self.last = evaluation_line(evaluation, self._evaluator.evaluate(weights, self._check), final)

@@ -178,8 +178,10 @@ class Turn:
             if self._prefetch:
                 yield from self._fetch_ahead(next_v)
             passed: Passed = yield COMPUTE, Pass(kind, sample, sampled_s, waits)
-            self.v, self._to_stretch_s = next_v, passed.compute_s
-            if not self._is_free:  # its clock goes on, whether it can move again or not
+            self.v = next_v
+            if self._is_free:
+                self._to_stretch_s = passed.compute_s
+            else:  # its clock goes on, whether it can move again or not
                 self._may_start = yield ADVANCE, next_v
             if passed.entry is not None:
                 yield INSERT if sends else DROP, passed.entry  # without a place there is no reader either
@@ -194,7 +196,8 @@ class Turn:
 
     def _next_kind(self) -> str | None:
         """An update; after the quota a forward-only pass as long as a later stage trains; then none (rule 3)."""
-        if self.passes.is_training:
+        passes = self.passes
+        if passes.learner.updates < passes.quota:  # asked before every pass: `is_training` without a call
             return TRAIN
         return FORWARD if self._later_trains() else None
 

@@ -57,6 +57,12 @@ class Learner(Protocol):
     def published(self) -> State | None:
         """A copy of the weights: what evaluation needs."""
 
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next update depends on: ``weights``, ``optimizer`` (by kind and name) and ``updates``."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on exactly where ``state_dict`` was taken."""
+
     def state_sha256(self) -> str | None:
         """Hash of everything that the next update depends on."""
 
@@ -92,6 +98,14 @@ class NoArithmetic:
 
     def published(self) -> None:
         """There are no weights."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """See ``Learner``."""
+        return {"weights": {}, "optimizer": {}, "updates": self.updates}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See ``Learner``."""
+        self.updates = state["updates"]
 
     def state_sha256(self) -> None:
         """There is no state."""

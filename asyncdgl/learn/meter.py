@@ -19,6 +19,15 @@ class EpochMeter:
         self._correct += correct
 
     @property
+    def sums(self) -> tuple[int, float, int]:
+        """What it has counted: updates, the sum of their losses, images classified right."""
+        return self._updates, self._loss, self._correct
+
+    def load(self, updates: int, loss: float, correct: int) -> None:
+        """Go on from ``sums``."""
+        self._updates, self._loss, self._correct = updates, loss, correct
+
+    @property
     def loss(self) -> float | None:
         """Mean training loss, or None before the first update."""
         return self._loss / self._updates if self._updates else None

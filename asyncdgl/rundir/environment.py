@@ -57,3 +57,36 @@ def _cpu() -> Cpu:
         return Cpu(name=platform.processor(), features=None)
     flags = fields.get("flags", "").split()
     return Cpu(name=fields.get("model name"), features=tuple(f for f in BIT_CHANGING_FEATURES if f in flags))
+
+
+def environment_differences(there: Environment | None, here: Environment) -> list[str]:
+    """What bits depend on and is not the same here: versions, threads, CPU, data."""
+    if there is None:
+        return ["the environment is not recorded there"]
+    known = {
+        "asyncdgl": (there.asyncdgl, here.asyncdgl),
+        "python": (there.python, here.python),
+        **{name: (there.packages.get(name), version) for name, version in here.packages.items()},
+        "threads of each stage": (_threads(there), _in_words(here.threads_per_stage)),
+        "CPU": (there.cpu.name, here.cpu.name),
+        "CPU features": (_features(there), _features(here)),
+        "data (sha256)": (there.data_sha256, here.data_sha256),
+    }
+    return [f"{name} {was} there, {is_now} here" for name, (was, is_now) in known.items() if was != is_now]
+
+
+def _threads(environment: Environment) -> str:
+    """As the stages' own processes counted them, where they did."""
+    counted = tuple(process.threads for process in environment.processes if process.threads is not None)
+    return _in_words(counted or environment.threads_per_stage)
+
+
+def _in_words(threads: int | tuple[int, ...]) -> str:
+    """One number where all stages have as many."""
+    each = (threads,) if isinstance(threads, int) else threads
+    return ", ".join(map(str, each if len(set(each)) > 1 else each[:1]))
+
+
+def _features(environment: Environment) -> str | None:
+    features = environment.cpu.features
+    return None if features is None else " ".join(features)

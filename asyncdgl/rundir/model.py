@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asyncdgl.errors import DataError
+from asyncdgl.rundir.arrays import read_arrays, save_arrays
 from asyncdgl.rundir.records import MODEL
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     Arrays = Mapping[str, NDArray[Any]]
 
-SHA256 = "sha256"
 STAGE = "stage{}."
 """What the names of a stage's weights begin with; then ``module.`` or ``aux.``, and torch's own name."""
 
@@ -48,27 +47,9 @@ def save_model(folder: Path, weights: Mapping[int, Arrays], dataset: Dataset) ->
         weights: of stages 1 … J, as each published them last.
         dataset: what they were trained on.
     """
-    import numpy as np
-    from safetensors.numpy import save_file
-
     every = ((STAGE.format(j) + name, value) for j, own in weights.items() for name, value in own.items())
-    named = {name: np.asarray(value, order="C") for name, value in every}
     about = {"input_shape": json.dumps(dataset.input_shape), "classes": json.dumps(dataset.classes)}
-    part = folder / f".{MODEL}.part"
-    try:
-        save_file(named, part, {**about, SHA256: _sha256(about, named)})
-        part.replace(folder / MODEL)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _sha256(about: Mapping[str, str], arrays: Arrays) -> str:
-    """Of all that the file says: the format itself has no checksum."""
-    digest = hashlib.sha256(json.dumps([about["input_shape"], about["classes"]]).encode())
-    for name, array in sorted(arrays.items()):
-        digest.update(f"\n{name} {array.dtype} {array.shape}\n".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
+    save_arrays(folder / MODEL, dict(every), about)
 
 
 def read_model(folder: Path) -> tuple[Interface, dict[str, NDArray[Any]]]:
@@ -77,20 +58,14 @@ def read_model(folder: Path) -> tuple[Interface, dict[str, NDArray[Any]]]:
     Raises:
         DataError: no model was kept there, or the file is not as the run wrote it.
     """
-    from safetensors import SafetensorError, safe_open
-
     path = folder / MODEL
     if not path.is_file():
         raise DataError(f"{folder} has no {MODEL}: the run computed nothing, or a stage could not be asked at its end")
+    weights, about = read_arrays(path)
     try:
-        with safe_open(path, framework="numpy") as file:
-            about = file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
-        if _sha256(about, weights) != about[SHA256]:
-            raise DataError(f"{path} is damaged: its content is not what the run wrote")
         return Interface(tuple(json.loads(about["input_shape"])), tuple(json.loads(about["classes"]))), weights
-    except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
-        raise DataError(f"{path} is damaged, or no model of a run: {error}") from None
+    except (KeyError, ValueError, TypeError) as error:
+        raise DataError(f"{path} is no model of a run: {error}") from None
 
 
 def load_networks(folder: Path, config: ResolvedConfig) -> tuple[Interface, list[StageNet]]:

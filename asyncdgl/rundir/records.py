@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-CONFIG, ENVIRONMENT, METRICS, TRACE, SUMMARY, MODEL, FIGURES = (
+CONFIG, ENVIRONMENT, METRICS, TRACE, SUMMARY, MODEL, FIGURES, CHECKPOINTS = (
     "config.yaml",
     "environment.json",
     "metrics.jsonl",
@@ -17,6 +17,7 @@ CONFIG, ENVIRONMENT, METRICS, TRACE, SUMMARY, MODEL, FIGURES = (
     "summary.json",
     "model.safetensors",
     "figures",
+    "checkpoints",
 )
 
 Status = Literal["completed", "diverged", "failed", "interrupted", "terminated"]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TextIO
 
 from pydantic import BaseModel
 
@@ -75,15 +76,42 @@ def make_run_dir(out: Path | None, name: str) -> Path:
 class RunWriter:
     """The observer that writes a run directory. Each line is in the file at once, whatever happens later."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, goes_on: bool = False) -> None:
+        """Begin to write.
+
+        Args:
+            path: the run directory.
+            goes_on: with what another process has written.
+
+        Raises:
+            ConfigError: another process writes there, or has written.
+        """
         self.path = path
-        self._metrics = (path / METRICS).open("a", encoding="utf-8")
         self._trace = (path / TRACE).open("a", encoding="utf-8")
+        _claim(self._trace, path)
+        if self._trace.tell() and not goes_on:
+            self._trace.close()
+            raise ConfigError(f"{path}: another run was written there meanwhile: choose another --out")
+        self._metrics = (path / METRICS).open("a", encoding="utf-8")
         self.records: list[PassRecord] = []
         """What stands in trace.jsonl, so that nobody needs to read it back."""
         self.environment: Environment | None = None
         self.lines: list[EpochLine | EvaluationLine] = []
         """The same of metrics.jsonl."""
+
+    def cut(self, before: Run, passes: int, lines: int) -> None:
+        """Go on with what another process has written: with its first passes and lines of metrics.
+
+        Args:
+            before: what the directory holds.
+            passes: lines of the trace that are kept; what a killed run did since its checkpoint is done again.
+            lines: of the metrics.
+        """
+        for file, kept in ((self._trace, passes), (self._metrics, lines)):
+            file.truncate(_length_of_lines(Path(file.name), kept))
+        self.records[:] = before.records[:passes]
+        self.lines[:] = before.lines[:lines]
+        (self.path / SUMMARY).unlink(missing_ok=True)
 
     def write_config(self, config: ResolvedConfig) -> None:
         """config.yaml: ``asyncdgl run --config`` repeats the settings."""
@@ -150,6 +178,29 @@ class RunWriter:
     ) -> Run:
         """What a reader of the directory would find, without reading it back."""
         return Run(self.path, config, self.environment, summary, self.lines, self.records, given)
+
+
+def _claim(file: TextIO, path: Path) -> None:
+    """Nobody else writes this run as long as the file is open, and nobody has begun to.
+
+    Raises:
+        ConfigError: somebody does.
+    """
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise ConfigError(f"{path}: a run is being written there by another process: choose another --out") from None
+    except (ImportError, OSError):  # no such locks on this system, or on this file system
+        pass
+
+
+def _length_of_lines(path: Path, count: int) -> int:
+    """Bytes of the first lines of a file."""
+    with path.open("rb") as file:
+        return sum(len(line) for line in itertools.islice(file, count))
 
 
 def _text(record: BaseModel) -> str:

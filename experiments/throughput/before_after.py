@@ -28,7 +28,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "ray, 2 stages: updates per second of the slower one": {
         "stages": 2,
         "threads": 1,
-        "model": {"cut": [3, 3]},
+        "model": {"cut": [3]},
     },
     "ray, 6 stages: updates per second of all": {"stages": 6, "threads": 1},
     "sim, sync-dgl: updates per second": {"runtime": "sim", "algorithm": "sync-dgl", "stages": 6, "threads": 2},

@@ -254,12 +254,23 @@ def test_each_line_is_in_the_file_at_once(tmp_path, record) -> None:
 
 def test_a_second_writer_goes_on_where_the_first_ended(tmp_path, record) -> None:
     for step in range(2):
-        writer = RunWriter(tmp_path)
+        writer = RunWriter(tmp_path, goes_on=step > 0)
         writer.passed([record(1, step, 1.0)])
         writer.epoch_completed(epoch_line(epoch=step + 1))
         writer.close()
     assert len((tmp_path / "trace.jsonl").read_text().splitlines()) == 2
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_two_runs_that_began_together_do_not_share_a_directory(tmp_path, record) -> None:
+    first = RunWriter(tmp_path)
+    for goes_on in (False, True):
+        with pytest.raises(ConfigError, match="being written there by another process"):
+            RunWriter(tmp_path, goes_on)
+    first.passed([record(1, 0, 1.0)])
+    first.close()
+    with pytest.raises(ConfigError, match="another run was written there meanwhile"):
+        RunWriter(tmp_path)
 
 
 def test_nothing_is_read_back_of_what_the_writer_has(tmp_path, small_config, record, evaluation_of) -> None:

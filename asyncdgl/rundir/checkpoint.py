@@ -1,0 +1,194 @@
+"""Checkpoints: what a stopped run goes on from; the last two of them are kept.
+
+A run of `sim` or `virtual` is deterministic, so that a checkpoint need not say where every clock, link and sampler
+stood: whoever goes on repeats the first passes without their arithmetic. What arithmetic made stands here: the stages'
+states, the entries that may still be read, and the weights that an evaluation may still need.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from asyncdgl.errors import DataError
+from asyncdgl.rundir.arrays import read_arrays, save_arrays
+from asyncdgl.rundir.disk import to_disk
+from asyncdgl.rundir.reader import Run
+from asyncdgl.rundir.records import CHECKPOINTS, CONFIG, METRICS, TRACE
+from asyncdgl.rundir.writer import RunWriter
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+KEPT = 2
+"""The older one is for the case that the newer one is damaged."""
+
+POSITION = "position"
+Count = Annotated[int, Field(ge=0)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class StagePosition(_Record):
+    """Where a stage stood, beside its state."""
+
+    updates: Count
+    optimizer: tuple[str, ...] = Field(description="kinds of its optimizer's state; one may hold nothing yet")
+    entry_bytes: Count = Field(description="encoded size of what it hands on")
+    epoch_updates: Count = Field(description="updates of its epoch under way")
+    epoch_loss: float = Field(description="sum of their losses")
+    epoch_correct: Count = Field(description="images of them that its head classified right")
+
+
+class Position(_Record):
+    """Where a run stood."""
+
+    config_sha256: str = Field(description="of config.yaml")
+    passes: Count = Field(description="made by all stages together: lines of trace.jsonl")
+    metrics_lines: Count = Field(description="lines of metrics.jsonl")
+    elapsed_s: float = Field(ge=0, description="since training began, in the run's unit of time")
+    wall_seconds: float = Field(ge=0, description="of the whole run until then")
+    stages: tuple[StagePosition, ...]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a run goes on from.
+
+    Attributes:
+        position: where it stood.
+        arrays: by name; see ``weights``, ``optimizer``, ``entry`` and ``published`` for what the names begin with.
+    """
+
+    position: Position
+    arrays: dict[str, NDArray[Any]]
+
+    def part(self, prefix: str) -> dict[str, NDArray[Any]]:
+        """The arrays whose names begin with this, by the rest of their names."""
+        found = self.arrays.items()
+        return {name.removeprefix(prefix): value for name, value in found if name.startswith(prefix)}
+
+
+def weights(stage: int) -> str:
+    """What the names of a stage's weights and statistics begin with."""
+    return f"weights/{stage}/"
+
+
+def optimizer(stage: int) -> str:
+    """What the names of its optimizer's state begin with; then the kind and the parameter."""
+    return f"optimizer/{stage}/"
+
+
+def entry(stage: int, step: int) -> str:
+    """What the names of an entry's payload begin with: an entry that may still be read, by the pass that made it."""
+    return f"entry/{stage}/{step}/"
+
+
+def published(stage: int, epoch: int) -> str:
+    """What the names of weights begin with that an evaluation may still need, by the stage's own epoch."""
+    return f"published/{stage}/{epoch}/"
+
+
+def config_sha256(folder: Path) -> str:
+    """Of the run's config.yaml: a checkpoint belongs to one configuration."""
+    return hashlib.sha256((folder / CONFIG).read_bytes()).hexdigest()
+
+
+Keep = Callable[[int, float, tuple[StagePosition, ...], "dict[str, NDArray[Any]]"], None]
+"""Takes the passes made, the seconds since training began, where the stages stand, and the arrays by name."""
+
+
+def keeper(writer: RunWriter, wall_seconds: Callable[[], float]) -> Keep:
+    """What writes the checkpoints of a run.
+
+    Args:
+        writer: of its directory.
+        wall_seconds: of the whole run until now.
+    """
+
+    def keep(passes: int, elapsed_s: float, stages: tuple[StagePosition, ...], arrays: dict[str, NDArray[Any]]) -> None:
+        position = Position(
+            config_sha256=config_sha256(writer.path),
+            passes=passes,
+            metrics_lines=len(writer.lines),
+            elapsed_s=elapsed_s,
+            wall_seconds=wall_seconds(),
+            stages=stages,
+        )
+        save_checkpoint(writer.path, Checkpoint(position, arrays))
+
+    return keep
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+    """Keep a checkpoint, and let go of all but the last ones.
+
+    It counts once it is on the disk, after the lines of the trace and the metrics that it rests on.
+
+    Args:
+        folder: the run directory.
+        checkpoint: what to keep.
+
+    Raises:
+        OSError: there is no room; the checkpoints that were there are left.
+    """
+    place = folder / CHECKPOINTS
+    place.mkdir(exist_ok=True)
+    for lines in (TRACE, METRICS):
+        to_disk(folder / lines)
+    path = place / f"{checkpoint.position.passes:010d}.safetensors"
+    save_arrays(path, checkpoint.arrays, {POSITION: checkpoint.position.model_dump_json()})
+    for older in _newest_first(folder)[KEPT:]:
+        older.unlink(missing_ok=True)
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """A run that is complete needs none."""
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted((folder / CHECKPOINTS).glob("*.safetensors"), reverse=True)
+
+
+def newest_checkpoint(run: Run) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint of a run that can be used.
+
+    Returns:
+        The checkpoint, or None where there is none; and what is wrong with each newer one, a sentence each.
+    """
+    problems = []
+    for path in _newest_first(run.path):
+        try:
+            kept = read_checkpoint(path)
+            if kept.position.passes > len(run.records) or kept.position.metrics_lines > len(run.lines):
+                raise DataError(f"{path} rests on lines of {TRACE} or {METRICS} that are not there")
+        except DataError as error:
+            problems.append(str(error))
+        else:
+            return kept, problems
+    return None, problems
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """What a checkpoint says.
+
+    Raises:
+        DataError: it is damaged, cut short, of another configuration, or no checkpoint.
+    """
+    arrays, about = read_arrays(path)
+    try:
+        position = Position.model_validate_json(about.get(POSITION, ""), strict=True)
+    except ValidationError as error:
+        raise DataError(f"{path} is no checkpoint of this version: {error.errors()[0]['msg']}") from None
+    if position.config_sha256 != config_sha256(path.parents[1]):
+        raise DataError(f"{path} belongs to another configuration than the {CONFIG} beside it")
+    return Checkpoint(position, arrays)
