@@ -611,7 +611,7 @@ def test_a_signal_stops_a_run_in_order(
     code, status = STOPPED[number]
     assert process.returncode == code, stderr
     assert "Traceback" not in stderr
-    assert f"asyncdgl run --config {path.name}/config.yaml" in stderr
+    assert f"asyncdgl resume {path.name}` goes on with it" in stderr
     summary = json.loads((path / "summary.json").read_text())
     assert summary.keys() >= SUMMARY_KEYS
     assert summary["status"] == status

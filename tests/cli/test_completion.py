@@ -35,7 +35,7 @@ def words(*typed: str) -> list[str]:
 @pytest.mark.parametrize(
     ("typed", "offered"),
     [
-        (["r"], ["run", "report", "replay"]),
+        (["r"], ["run", "resume", "report", "replay"]),
         (["run", "--algorithm", ""], ["async-dgl", "sync-dgl", "sequential-dgl", "backprop"]),
         (["run", "--algorithm", "as"], ["async-dgl"]),
         (["run", "--algorithm", "=", "as"], ["async-dgl"]),
