@@ -148,16 +148,16 @@ class _Kept(NoTensors):
     def __init__(self, stage: int, nbytes: int, kept: Checkpoint) -> None:
         super().__init__(nbytes)
         self._stage, self._kept = stage, kept
+        self._steps = {int(rest.partition("/")[0]) for rest in kept.part(names.entries(stage))}
 
     def write(self, output: Any, batch: Batch, step: int) -> tuple[Any, int]:
         """See ``Handling``."""
         _, nbytes = super().write(output, batch, step)
-        arrays = self._kept.part(names.entry(self._stage, step))
-        if not arrays:
+        if step not in self._steps:
             return None, nbytes
         from asyncdgl.buffers.codecs import from_arrays
 
-        return from_arrays(arrays), nbytes
+        return from_arrays(self._kept.part(names.entry(self._stage, step))), nbytes
 
 
 class Resumed:

@@ -65,7 +65,7 @@ class Checkpoint:
 
     Attributes:
         position: where it stood.
-        arrays: by name; see ``weights``, ``optimizer``, ``entry`` and ``published`` for what the names begin with.
+        arrays: by name; see ``weights``, ``optimizer``, ``entries`` and ``published`` for what the names begin with.
     """
 
     position: Position
@@ -87,9 +87,14 @@ def optimizer(stage: int) -> str:
     return f"optimizer/{stage}/"
 
 
+def entries(stage: int) -> str:
+    """What the names of a stage's entries begin with that may still be read; then the step of the pass that made it."""
+    return f"entry/{stage}/"
+
+
 def entry(stage: int, step: int) -> str:
-    """What the names of an entry's payload begin with: an entry that may still be read, by the pass that made it."""
-    return f"entry/{stage}/{step}/"
+    """What the names of an entry's payload begin with."""
+    return f"{entries(stage)}{step}/"
 
 
 def published(stage: int, epoch: int) -> str:

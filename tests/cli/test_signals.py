@@ -80,7 +80,7 @@ def test_a_signal_that_comes_twice_at_once_is_one_request(number, status, start,
     _, stderr = process.communicate(timeout=100)
     assert process.returncode == 128 + number
     assert "Traceback" not in stderr
-    assert "asyncdgl run --config o/config.yaml" in stderr
+    assert "`asyncdgl resume o` goes on with it" in stderr
     summary = json.loads((tmp_path / "o" / "summary.json").read_text())
     assert summary["status"] == status
     assert all(stage["state_sha256"] is not None and stage["updates"] > 0 for stage in summary["stages"])
