@@ -439,7 +439,7 @@ def test_a_model_file_runs_no_code(copied, tmp_path, write) -> None:
 
 def test_weights_of_somebody_elses_are_refused(copied) -> None:
     save_file(load_file(copied / MODEL), copied / MODEL, {"format": "pt"})
-    with pytest.raises(DataError, match="no model of a run"):
+    with pytest.raises(DataError, match="no file of a run"):
         asyncdgl.load_run(copied).model()
 
 
