@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from asyncdgl.config.resolved import ResolvedConfig
-from asyncdgl.errors import ConfigError
+from asyncdgl.errors import ConfigError, DataError
 from asyncdgl.observer import NullObserver, Observer
 from asyncdgl.plan.machine import available_cores
 from asyncdgl.rundir.checkpoint import newest_checkpoint
@@ -48,7 +48,8 @@ class ResumeSession(Session):
         """See ``Session``; finds the newest checkpoint that can be used.
 
         Raises:
-            ConfigError, DataError: another process writes the run, or its data are not there.
+            ConfigError, DataError: another process writes the run, its data are not there, or none of its checkpoints
+                can be used.
         """
         super().prepare(observer)
         self._writer = RunWriter(self._left.path.absolute(), goes_on=True)
@@ -71,10 +72,13 @@ class ResumeSession(Session):
         sha256 = self._dataset.sha256 if self._dataset is not None else None
         here = describe_environment(self.config, sha256, available_cores())
         kept, problems = newest_checkpoint(left)
+        if kept is None and problems:  # to begin anew would throw away what was computed
+            writer.close()
+            raise DataError(f"{left.path} can't be gone on with, and is left as it is: {'; '.join(problems)}")
         for problem in (*environment_differences(left.environment, here), *problems):
             observer.noticed(f"going on: {problem}")
         if kept is None:
-            observer.noticed("going on: there is no checkpoint, so the run begins anew")
+            observer.noticed("going on: there is no checkpoint yet, so the same passes are made from the first one")
             return
         position = kept.position
         observer.noticed(f"going on after {position.passes} passes")

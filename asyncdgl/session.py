@@ -209,6 +209,8 @@ class Session:
             run = engine(self.config, self._data, observer, self._supervisor.check, keep, self._past)
             try:
                 run.run()
+                if self._past is not None and not self._past.is_over:
+                    raise DataError("the run now ends before the passes that its trace has: it can't be gone on with")
             except (Interrupted, KeyboardInterrupt):
                 with self._supervisor.unhurried():
                     run.keep()

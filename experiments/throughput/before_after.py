@@ -12,14 +12,12 @@ import argparse
 import json
 import os
 import shlex
-import subprocess
 import tempfile
-import time
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from run import HERE, SETTLES_S, interval, subset
+from run import HERE, interval, rates_of_run, subset, until_last_stage_stepped
 
 from asyncdgl.config.defaults import merged
 from asyncdgl.config.yaml import load_yaml
@@ -34,48 +32,6 @@ RUNS: dict[str, dict[str, Any]] = {
     "sim, sync-dgl: updates per second": {"runtime": "sim", "algorithm": "sync-dgl", "stages": 6, "threads": 2},
 }
 START = "the start: 1 / seconds until stage 4's first update stands in the trace"
-FIRST_UPDATE = '"stage":4,"incarnation":0,"step":0,"kind":"train"'
-
-
-def rates(trace: Path) -> list[float]:
-    """Updates per second of each stage, while all train. Both versions write the same trace."""
-    passes: dict[int, list[dict[str, Any]]] = {}
-    for line in trace.read_text().splitlines():
-        made = json.loads(line)
-        passes.setdefault(made["stage"], []).append(made)
-    begin = max(made[0]["start_s"] for made in passes.values()) + SETTLES_S
-    end = min(max(p["end_s"] for p in made if p["kind"] == "train") for made in passes.values())
-    found = []
-    for made in passes.values():
-        ends = [p["end_s"] for p in made if p["kind"] == "train" and begin <= p["end_s"] <= end]
-        found.append((len(ends) - 1) / (ends[-1] - ends[0]))
-    return found
-
-
-def run(command: list[str], config: Path, folder: Path) -> list[float]:
-    """Make a run; its stages' rates."""
-    with tempfile.TemporaryDirectory(dir=folder) as out:
-        path = Path(out) / "run"
-        subprocess.run(
-            [*command, "run", "--config", str(config), "--out", str(path)], check=True, stdout=subprocess.DEVNULL
-        )
-        return rates(path / "trace.jsonl")
-
-
-def start(command: list[str], folder: Path) -> float:
-    """Seconds from the command to the first update of stage 4 in the trace."""
-    with tempfile.TemporaryDirectory(dir=folder) as out:
-        path = Path(out) / "run"
-        began = time.monotonic()
-        process = subprocess.Popen([*command, "run", "--out", str(path)], stdout=subprocess.DEVNULL)
-        trace = path / "trace.jsonl"
-        while not (trace.exists() and FIRST_UPDATE in trace.read_text()):
-            time.sleep(0.02)
-            assert process.poll() is None
-        seconds = time.monotonic() - began
-        process.terminate()
-        process.wait(30)
-    return seconds
 
 
 def measure(commands: dict[str, list[str]], data: Path, repetitions: int, folder: Path) -> dict[str, Any]:
@@ -91,10 +47,10 @@ def measure(commands: dict[str, list[str]], data: Path, repetitions: int, folder
         order = ["before", "after"] if repetition % 2 == 0 else ["after", "before"]
         for name, config in configs.items():
             for version in order:
-                found = run(commands[version], config, folder)
+                found = rates_of_run(commands[version], config, folder)
                 each[name][version].append(min(found) if "slower" in name else sum(found))
         for version in order:
-            each[START][version].append(1 / start(commands[version], folder))
+            each[START][version].append(1 / until_last_stage_stepped(commands[version], folder))
         print(repetition, {name: (v["before"][-1], v["after"][-1]) for name, v in each.items()}, flush=True)
     result = {}
     for name, found in each.items():

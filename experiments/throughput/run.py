@@ -26,10 +26,11 @@ from asyncdgl.config.yaml import load_yaml, parse_config
 from asyncdgl.learn.arithmetic import set_up_torch
 from asyncdgl.plan.balance import best_cut
 from asyncdgl.plan.resolve import planned
-from asyncdgl.rundir.reader import read_run
-from asyncdgl.rundir.trace import TRAIN
+from asyncdgl.rundir.records import TRACE
+from asyncdgl.rundir.trace import TRAIN, by_stage, read_trace
 
 HERE = Path(__file__).parent
+ASYNCDGL = ["asyncdgl"]
 REPETITIONS = 7
 SECONDS = 4.0
 TURNS = 8
@@ -81,13 +82,13 @@ def subset(source: Path, folder: Path, train: int, test: int) -> Path:
     return folder
 
 
-def rates_of_run(config: Path, folder: Path) -> list[float]:
-    """Updates per second of each stage of a run, while all train."""
+def rates_of_run(command: list[str], config: Path, folder: Path) -> list[float]:
+    """Updates per second of each stage of a run by this `asyncdgl`, of any version, while all train."""
     with tempfile.TemporaryDirectory(dir=folder) as out:
         path = Path(out) / "run"
-        command = ["asyncdgl", "run", "--config", str(config), "--out", str(path)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        passes = read_run(path).passes
+        settings = ["--config", str(config), "--out", str(path)]
+        subprocess.run([*command, "run", *settings], check=True, stdout=subprocess.DEVNULL)
+        passes = by_stage(read_trace(path / TRACE))
     begin = max(made[0].start_s for made in passes.values()) + SETTLES_S
     end = min(max(r.end_s for r in made if r.kind == TRAIN) for made in passes.values())
     rates = []
@@ -100,17 +101,17 @@ def rates_of_run(config: Path, folder: Path) -> list[float]:
 def beside(stepping: Answering, config: Path, folder: Path) -> tuple[list[float], list[float]]:
     """Each stage's rate in a run, and alone: half before the run and half after, so that a drift meets both."""
     before = stepping.ask(SECONDS / 2)
-    ours = rates_of_run(config, folder)
+    ours = rates_of_run(ASYNCDGL, config, folder)
     after = stepping.ask(SECONDS / 2)
     return ours, [(a + b) / 2 for a, b in zip(before, after, strict=True)]
 
 
-def until_last_stage_stepped(folder: Path) -> float:
+def until_last_stage_stepped(command: list[str], folder: Path) -> float:
     """Seconds from the command to the first update of stage 4 in the trace."""
     with tempfile.TemporaryDirectory(dir=folder) as out:
         path = Path(out) / "run"
         began = time.monotonic()
-        process = subprocess.Popen(["asyncdgl", "run", "--out", str(path)], stdout=subprocess.DEVNULL)
+        process = subprocess.Popen([*command, "run", "--out", str(path)], stdout=subprocess.DEVNULL)
         trace = path / "trace.jsonl"
         while not (trace.exists() and '"stage":4,"incarnation":0,"step":0,"kind":"train"' in trace.read_text()):
             time.sleep(0.02)
@@ -192,7 +193,7 @@ def measure(data: Path, folder: Path) -> dict[str, Any]:
             raw[algorithm].append(in_turn.ask(algorithm, TURNS))
         raw["usual"].append(usual.ask(SECONDS))
         raw["stream"].append(stream.ask(20))
-        raw["start"].append(until_last_stage_stepped(folder))
+        raw["start"].append(until_last_stage_stepped(ASYNCDGL, folder))
         raw["bare start"].append(until_bare_script_stepped())
         print(repetition, {name: values[-1] for name, values in raw.items()}, flush=True)
     for process in (stepping2, stepping6, pipelining, in_turn, usual, stream):

@@ -127,10 +127,24 @@ def test_a_damaged_checkpoint_is_named_and_the_older_one_used(whole, left) -> No
     assert not (left.parent / "executed").exists()
 
 
+def test_where_no_checkpoint_can_be_used_nothing_is_thrown_away(left) -> None:
+    for path in (left / "checkpoints").iterdir():
+        path.write_bytes(path.read_bytes()[:-1])
+    before = {path: path.read_bytes() for path in left.rglob("*") if path.is_file()}
+    done = asyncdgl(left.parent, "resume", "run")
+    assert done.returncode == 2
+    assert done.stderr.startswith("Error: run can't be gone on with, and is left as it is: ")
+    assert done.stderr.count("is damaged") == 2
+    assert {path: path.read_bytes() for path in left.rglob("*") if path.is_file()} == before
+
+
 def test_without_a_checkpoint_the_run_begins_anew(whole, left) -> None:
     shutil.rmtree(left / "checkpoints")
     done = asyncdgl(left.parent, "resume", "run")
-    assert (done.returncode, "there is no checkpoint, so the run begins anew" in done.stdout) == (0, True)
+    assert (
+        done.returncode,
+        "there is no checkpoint yet, so the same passes are made from the first one" in done.stdout,
+    ) == (0, True)
     assert hashes(left) == hashes(whole)
 
 
