@@ -37,7 +37,7 @@ def curves(folder: Path) -> Curves:
                 continue
             for head, accuracy in enumerate(line["test_accuracy"], 1):
                 # One after the other: a head is looked at while its own stage trains.
-                if line.get("stage", head) == head:
+                if line["stage"] in (None, head):
                     found[run.values["algorithm"], head, line["epoch"]].append(accuracy)
     result: Curves = {}
     for (algorithm, head, epoch), values in sorted(found.items()):
