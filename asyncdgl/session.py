@@ -153,6 +153,7 @@ class Session:
             self._begin()
             observer.began(self.path)
             self._train(Several(self._writer, observer))
+            remove_checkpoints(self._writer.path)
         except (ConfigError, DataError):  # nothing was computed
             self._writer.close()
             self._remove_run_dir(out_existed)
@@ -217,7 +218,6 @@ class Session:
                 raise
             finally:
                 self._outcome = run.outcome()
-        remove_checkpoints(self._writer.path)
 
     def _train_on_ray(self, observer: Observer) -> None:
         if self._data is None:
@@ -231,13 +231,15 @@ class Session:
 
                 self._supervisor.take()
                 self._supervisor.check()
-                ray_run = RayRun(self.config, self._data, observer, self._supervisor.check)
+                keep = keeper(self._writer, self._wall_seconds)
+                ray_run = RayRun(self.config, self._data, observer, self._supervisor.check, keep)
                 self._outcome = ray_run.outcome()
                 with self._concluded():
                     try:
                         ray_run.start()
                         self._write_environment()
                         ray_run.run()
+                        self._write_environment()  # its processes may be others by now
                     except BaseException:
                         ray_run.stop()
                         raise

@@ -119,6 +119,10 @@ class ReplayBuffer(Generic[P]):
                 self._take_arrivals(now)
             self.peak_bytes = max(self.peak_bytes, self.nbytes)
 
+    def sent_until(self, incarnation: int) -> int:
+        """See ``Link``."""
+        return self._link.sent_until(incarnation)
+
     def drop(self, name: PassName) -> None:
         """Count an entry that the producer did not send, because nobody reads it any more."""
         self._reserved.discard(name)

@@ -145,7 +145,6 @@ class StagePasses:
         # Stages that train one after the other each begin with the first mini-batch.
         self._stream_length = self.quota if config.one_by_one else None
         self.meter = EpochMeter(config.batch_size)
-        self._forward_passes = 0
         self._entry_bytes = 0
 
     @property
@@ -197,7 +196,6 @@ class StagePasses:
                 self._count(loss, result.correct, updates)
         else:
             output = learner.forward(batch)
-            self._forward_passes += 1
         entry: Entry[Any] | None = None
         if not self._is_last:
             payload, nbytes = self._handling.write(output, batch, step)
@@ -237,14 +235,18 @@ class StagePasses:
         due = epoch % self._every == 0 or epoch == self._epochs  # rule 24
         return EpochEnd(line, self.learner.published() if due else None)
 
-    def position(self, optimizer: Iterable[str]) -> StagePosition:
+    def position(self, optimizer: Iterable[str], v: float = 0.0) -> StagePosition:
         """Where the stage stands, beside its learner's state.
 
         Args:
             optimizer: kinds of its optimizer's state.
+            v: its profile clock, in steps.
         """
         updates, loss, correct = self.meter.sums
         return StagePosition(
+            stage=self.number,
+            step=self.step,
+            v=v,
             updates=self.learner.updates,
             optimizer=tuple(optimizer),
             entry_bytes=self._entry_bytes,
@@ -259,6 +261,11 @@ class StagePasses:
         self.learner, self._handling = learner, handling
         return before
 
+    def go_on(self, position: StagePosition) -> None:
+        """Stand where the stage stood; its learner has the state of then."""
+        self.step, self._entry_bytes = position.step, position.entry_bytes
+        self.meter.load(position.epoch_updates, position.epoch_loss, position.epoch_correct)
+
     def progress(self, stopped: bool) -> Progress:
         """How far the stage has come."""
         updates = self.learner.updates
@@ -269,7 +276,7 @@ class StagePasses:
         updates = self.learner.updates
         return StageEnd(
             updates=updates,
-            forward_passes=self._forward_passes,
+            forward_passes=self.step - updates,
             epochs=updates // self.updates_per_epoch,
             state_sha256=self.learner.state_sha256(),
             fetched_unused=fetched_unused,

@@ -21,10 +21,16 @@ DROPS_AT_ONCE = 5_000
 
 
 class Inbox:
-    """Asks the buffer for entries, also ahead of their use, and reads them."""
+    """Asks the buffer for entries, also ahead of their use, and reads them.
 
-    def __init__(self, buffer: Any) -> None:
+    Args:
+        buffer: its handle.
+        taken: entries that the stage has used already: as many as it has made passes.
+    """
+
+    def __init__(self, buffer: Any, taken: int = 0) -> None:
         self._buffer = BufferClient(buffer)
+        self._taken = taken
         self._memory = None if self._buffer.memory is None else MappedMemory(self._buffer.memory, writable=False)
         self._fetching: deque[Call] = deque()
 
@@ -39,8 +45,11 @@ class Inbox:
         while self._fetching:
             reply: Reply = self._fetching.popleft().get()
             if reply.sample is not None:
-                return reply
-        return cast(Reply, self._ask(v).get())
+                break
+        else:
+            reply = cast(Reply, self._ask(v).get())
+        self._taken += reply.sample is not None
+        return reply
 
     def wait(self, v: float, starts: int) -> None:
         """Wait a while until there may be an entry; for ``starts`` see ``PaceActor.reached``."""
@@ -55,28 +64,40 @@ class Inbox:
             arrays = self._memory.read(arrays)
         return sample._replace(payload=from_arrays(arrays))
 
-    def give_up(self) -> int:
-        """Forget what was fetched; returns how many entries that is."""
-        unused = sum(call.get().sample is not None for call in self._fetching)
-        self._fetching.clear()
-        return unused
+    def give_up(self) -> None:
+        """Forget what was fetched; nothing more is given then."""
+        while self._fetching:
+            self._fetching.popleft().get()
 
     def _ask(self, v: float) -> Call:
-        return self._buffer.sample(v, mapped=self._memory is not None)
+        return self._buffer.sample(self._taken + len(self._fetching), v, mapped=self._memory is not None)
 
 
 class Outbox:
-    """Sends entries without waiting: a few calls on the wire, the rest in a queue that drops its oldest when full."""
+    """Sends entries without waiting: a few calls on the wire, the rest in a queue that drops its oldest when full.
 
-    def __init__(self, config: ResolvedConfig, number: int, buffer: Any) -> None:
+    Args:
+        config: the run.
+        number: the stage.
+        buffer: its handle.
+        life: which of the stage's processes this is, from 0.
+    """
+
+    def __init__(self, config: ResolvedConfig, number: int, buffer: Any, life: int = 0) -> None:
         self.blocks = config.buffer.on_full == "block"
         self._buffer = BufferClient(buffer)
+        self._life = life
+        self._buffer.begin(life)
         self._memory = None if self._buffer.memory is None else MappedMemory(self._buffer.memory, writable=True)
         self._places: list[int] | None = None  # where the next entries go: one for each call that may be on the wire
         self._queue: deque[tuple[Entry[Any], float, float]] = deque()
         self._limit = config.profile.link(number).max_in_flight
         self._wire: deque[Call] = deque()
         self._dropped: list[PassName] = []
+
+    def sent_until(self, incarnation: int) -> int:
+        """See ``Link``."""
+        return self._buffer.sent_until(incarnation)
 
     def reserve(self, name: PassName, wait: bool) -> bool:
         """See ``BufferActor.reserve``."""
@@ -131,9 +152,9 @@ class Outbox:
             entry, now, unit = self._queue.popleft()
             payload = entry.payload if self._memory is None else self._write(self._memory, entry.payload)
             dropped = [name.step for name in self._drops()]
-            self._wire.append(self._buffer.insert(entry.source, payload, entry.nbytes, now, unit, dropped))
+            self._wire.append(self._buffer.insert(self._life, entry.source, payload, entry.nbytes, now, unit, dropped))
 
     def _write(self, memory: MappedMemory, arrays: Arrays) -> Stored:
         if self._places is None:
-            self._places = self._buffer.places(stored_bytes(arrays), UNACKNOWLEDGED)
+            self._places = self._buffer.places(self._life, stored_bytes(arrays), UNACKNOWLEDGED)
         return memory.write(self._places.pop(), arrays)

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.engine.pace import Pace
@@ -34,6 +34,17 @@ class Start:
     later_trains: bool
 
 
+class Replaced(Exception):
+    """Who asks is not its stage's process any more."""
+
+
+class Caller(NamedTuple):
+    """Who asks: a stage, and which of its processes this is, from 0."""
+
+    stage: int
+    life: int
+
+
 class PaceActor:
     """Tells stages when they may start, which others still train, and how long a step is."""
 
@@ -43,6 +54,7 @@ class PaceActor:
         self._slowdown = {j: config.profile.stage(j).slowdown for j in range(1, config.stages + 1)}
         self._pass_seconds: dict[int, float] = {}
         self._starts: Counter[int] = Counter()
+        self._lives: Counter[int] = Counter()
         self._waiting: dict[int, tuple[Callable[[], bool], asyncio.Future[None]]] = {}
         self._stopping = False
         self._answers = Answers(self)
@@ -63,8 +75,29 @@ class PaceActor:
         """Whether the run was interrupted."""
         return self._stopping
 
-    async def start(self, stage: int, v: float) -> Start:
-        """Wait until pass with clock ``v`` may start, or for a while."""
+    async def gone(self, caller: Caller) -> None:
+        """This process of a stage is to come, an earlier one has died: it holds nobody, and nobody listens to it."""
+        stage, self._lives[caller.stage] = caller
+        self._starts[stage] += 1  # whoever waits for it under an older count does not hold others in its name
+        self._pace.release(stage)
+        self._wake()
+
+    async def begin(self, caller: Caller) -> int:
+        """A stage's process begins; returns how often the stage has asked to start."""
+        return self._starts[self._admit(caller)]
+
+    def _admit(self, caller: Caller) -> int:
+        if caller.life < self._lives[caller.stage]:
+            raise Replaced
+        return caller.stage
+
+    async def start(self, caller: Caller, v: float) -> Start:
+        """Wait until pass with clock ``v`` may start, or for a while.
+
+        Raises:
+            Replaced: the stage has another process by now.
+        """
+        stage = self._admit(caller)
         self._starts[stage] += 1
         began = time.monotonic()
         clock = self._pace.request(stage, v)
@@ -72,12 +105,14 @@ class PaceActor:
         self._wake()
         if clock is None:
             await self._wait(stage, lambda: self._pace.limit is None or v <= self._pace.limit)
+            self._admit(caller)
             clock = self._pace.request(stage, v)
         waited_s = 0.0 if granted_at_once else time.monotonic() - began
         return Start(clock, waited_s, self._training.later_than(stage))
 
-    async def release(self, stage: int) -> bool:
+    async def release(self, caller: Caller) -> bool:
         """The stage waits for something else; returns whether a later stage still trains."""
+        stage = self._admit(caller)
         self._pace.release(stage)
         self._wake()
         return self._training.later_than(stage)
@@ -103,8 +138,9 @@ class PaceActor:
             await self._wait(stage, lambda: self._pace.now >= due)
         return self._pace.now
 
-    async def step_seconds(self, stage: int, pass_seconds: float) -> float:
+    async def step_seconds(self, caller: Caller, pass_seconds: float) -> float:
         """Report a stage's mean pass time without slowdown; returns that of the unslowed stages: one step."""
+        stage = self._admit(caller)
         self._pass_seconds[stage] = pass_seconds
         least = min(self._slowdown[j] for j in self._pass_seconds)
         unslowed = [s for j, s in self._pass_seconds.items() if self._slowdown[j] == least]
@@ -132,16 +168,16 @@ class PaceClient:
 
     Args:
         actor: its handle.
-        stage: whose client this is.
+        caller: whose client this is.
 
     Attributes:
         starts: how often the stage has asked to start.
     """
 
-    def __init__(self, actor: Any, stage: int) -> None:
+    def __init__(self, actor: Any, caller: Caller) -> None:
         self._calls = Calls(actor)
-        self._stage = stage
-        self.starts = 0
+        self._caller = caller
+        self.starts = cast(int, self._calls.ask("begin", caller))
 
     @property
     def is_local(self) -> bool:
@@ -155,16 +191,16 @@ class PaceClient:
     def start(self, v: float) -> Start:
         """See ``PaceActor``."""
         self.starts += 1
-        return cast(Start, self._calls.ask("start", self._stage, v))
+        return cast(Start, self._calls.ask("start", self._caller, v))
 
     def release(self) -> bool:
         """See ``PaceActor``."""
-        return cast(bool, self._calls.ask("release", self._stage))
+        return cast(bool, self._calls.ask("release", self._caller))
 
     def trained(self) -> bool:
         """See ``PaceActor``."""
-        return cast(bool, self._calls.ask("trained", self._stage))
+        return cast(bool, self._calls.ask("trained", self._caller.stage))
 
     def step_seconds(self, pass_seconds: float) -> float:
         """See ``PaceActor``."""
-        return cast(float, self._calls.ask("step_seconds", self._stage, pass_seconds))
+        return cast(float, self._calls.ask("step_seconds", self._caller, pass_seconds))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import ray
+from numpy.typing import NDArray
 
 from asyncdgl.buffers.buffer import Sample
 from asyncdgl.buffers.entry import Entry, PassName
@@ -17,36 +17,62 @@ from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.data.dataset import open_dataset
 from asyncdgl.engine import turn
 from asyncdgl.engine.build import make_clock, make_passes, steps_clock
+from asyncdgl.engine.checkpoints import Due, stage_parts
 from asyncdgl.engine.passes import Passed
+from asyncdgl.engine.past import go_on
 from asyncdgl.errors import SampleBlocked
 from asyncdgl.learn.arithmetic import set_up_torch
-from asyncdgl.learn.learner import State, as_arrays
+from asyncdgl.learn.learner import as_arrays
 from asyncdgl.observer import Progress
 from asyncdgl.on_ray.ends import Inbox, Outbox
 from asyncdgl.on_ray.greeting import hello
-from asyncdgl.on_ray.pace import PaceClient
+from asyncdgl.on_ray.pace import Caller, PaceClient
 from asyncdgl.registry import handed_over
+from asyncdgl.rundir.checkpoint import Checkpoint, StagePosition
 from asyncdgl.rundir.outcome import StageEnd
 from asyncdgl.rundir.records import EpochLine
 from asyncdgl.rundir.trace import PassRecord
 
+Arrays = Mapping[str, NDArray[Any]]
+
+SOONEST_S = 2.0
+"""Between two checkpoints of a stage, where their number is not given: its buffer keeps what it reads meanwhile."""
+
 
 @dataclass
 class Chunk:
-    """What a stage did since the last one.
+    """What a stage did since the last one. It belongs to whoever asked for it: a stage that dies takes nothing with it.
 
     Attributes:
         records: its passes.
-        epochs: it completed: the line for metrics.jsonl, and a reference to the weights where evaluation needs them, in
-            a list so that Ray does not fetch it.
+        epochs: it completed: the line for metrics.jsonl, and the weights where evaluation needs them.
+        checkpoint: where it stood after the last of these passes, and its state; with one the chunk ends.
         progress: how far it has come.
         until_s: there is no more of what it did until then.
     """
 
     records: list[PassRecord] = field(default_factory=list)
-    epochs: list[tuple[EpochLine, list[Any]]] = field(default_factory=list)
+    epochs: list[tuple[EpochLine, Arrays | None]] = field(default_factory=list)
+    checkpoint: tuple[StagePosition, Arrays] | None = None
     progress: Progress | None = None
     until_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Life:
+    """One of the processes that a stage has had.
+
+    Attributes:
+        number: from 0.
+        kept: what it goes on from; None for the stage's first pass.
+        made: how many passes of the stage are known to have been made.
+        most: passes between two checkpoints, at most.
+    """
+
+    number: int
+    kept: Checkpoint | None
+    made: int
+    most: int | None
 
 
 class StageActor:
@@ -59,6 +85,7 @@ class StageActor:
         upstream, downstream: the buffers before and after it; None at the ends.
         pace: the pace actor.
         given: parts of the run that were handed over as objects, by kind.
+        life: where this process begins.
     """
 
     def __init__(
@@ -70,18 +97,27 @@ class StageActor:
         downstream: Any,
         pace: Any,
         given: Mapping[str, Any],
+        life: Life,
     ) -> None:
         set_up_torch(config, number)
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each place of an entry that it maps keeps one open
         self._config, self._number = config, number
-        self._pace = PaceClient(pace, number)
-        self._in = Inbox(upstream) if upstream is not None else None
-        self._out = Outbox(config, number, downstream) if downstream is not None else None
+        self._pace = PaceClient(pace, Caller(number, life.number))
         with handed_over(given):
             self._passes = make_passes(config, open_dataset(config, data), number, self._seconds)
         self._later_trains = True
-        self._turn = turn.Turn(config, self._passes, make_clock(config, number), lambda: self._later_trains)
+        self._turn = turn.Turn(config, self._passes, make_clock(config, number), self._must_go_on)
+        if life.kept is not None:
+            go_on(self._passes, life.kept)
+            self._turn.v = life.kept.of(number).v
+        self._in = Inbox(upstream, self._passes.step) if upstream is not None else None
+        self._out = Outbox(config, number, downstream, life.number) if downstream is not None else None
+        # Passes that an earlier process made are made again: to the same bits, and at once, since they had their turn.
+        self._made = life.made if self._out is None else max(life.made, self._out.sent_until(0))
+        self._due = Due(config.checkpoint.every, SOONEST_S, life.most)
+        self._due.begin(self._passes.step)
+        self._saving_s = 0.0
         self._asks = self._turn.asks()
         self._answer: Any = None
         self._origin = 0.0
@@ -104,21 +140,40 @@ class StageActor:
         """This machine's monotonic clock, in seconds; it counts from the machine's start."""
         return time.monotonic()
 
-    def begin(self, origin: float) -> None:
-        """Training begins: seconds count from ``origin`` on this machine's monotonic clock."""
+    def begin(self, origin: float) -> int:
+        """Training begins: seconds count from ``origin`` on this machine's monotonic clock.
+
+        Returns:
+            How many passes are to be made again.
+        """
         self._origin = origin
+        return max(0, self._made - self._passes.step)
+
+    @property
+    def _repeats(self) -> bool:
+        """Whether the next pass was made before."""
+        return self._passes.step < self._made
+
+    def _must_go_on(self) -> bool:
+        return self._later_trains or self._repeats
 
     def _seconds(self) -> float:
         return time.monotonic() - self._origin
 
-    def run(self, seconds: float) -> Chunk:
-        """Make passes for about so long; none once the run was interrupted."""
+    def run(self, seconds: float, saving_s: float) -> Chunk:
+        """Make passes for about so long; none once the run was interrupted.
+
+        Args:
+            seconds: how long.
+            saving_s: what it takes the others to save a checkpoint of each stage.
+        """
+        self._saving_s = saving_s
         # torch counts threads for each thread, and a call may run in another than the start.
         set_up_torch(self._config, self._number)
         deadline = time.monotonic() + (0.0 if self._pace.is_stopping() else seconds)
         self._spent_at = self._spent_at or time.monotonic()  # what comes before the first chunk stretches no pass
         between_turns = True
-        while not self._stopped and not (between_turns and time.monotonic() >= deadline):
+        while not (self._stopped or self._chunk.checkpoint) and not (between_turns and time.monotonic() >= deadline):
             try:
                 what, about = self._asks.send(self._answer)
                 self._answer = self._answers[what](about)
@@ -127,9 +182,21 @@ class StageActor:
                 raise
             # Never between a pass and what becomes of its output: the books would not balance.
             between_turns = what in (turn.NEXT, turn.WAIT, turn.START, turn.SLEEP, turn.PAUSE)
+            if what in (turn.NEXT, turn.PAUSE) and self._due.is_due(self._passes.step):
+                self._keep()
         chunk, self._chunk = self._chunk, Chunk()
         chunk.progress, chunk.until_s = self._passes.progress(self._stopped), self._seconds()
         return chunk
+
+    def _keep(self) -> None:
+        """A checkpoint: after all that the stage sent was taken, since nobody would send it again."""
+        if self._repeats:
+            return
+        began = time.perf_counter()
+        if self._out is not None:
+            self._out.flush()
+        self._chunk.checkpoint = stage_parts(self._passes, self._turn.v)
+        self._due.taken(self._passes.step, time.perf_counter() - began + self._saving_s)
 
     # --- Answers to what the turn asks. Each waits a bounded time.
 
@@ -137,6 +204,8 @@ class StageActor:
         return self._out is not None and self._out.reserve(name, wait=False)
 
     def _start(self, v: float) -> tuple[float | None, float]:
+        if self._repeats:
+            return v, 0.0
         start = self._pace.start(v)
         self._later_trains = start.later_trains
         self._accounted_s += start.waited_s
@@ -159,8 +228,7 @@ class StageActor:
         self._chunk.records.append(passed.record)
         if passed.epoch_end is not None:
             weights = passed.epoch_end.published
-            published = [] if weights is None else [_put(weights)]
-            self._chunk.epochs.append((passed.epoch_end.line, published))
+            self._chunk.epochs.append((passed.epoch_end.line, None if weights is None else as_arrays(weights)))
         self._accounted_s += passed.compute_s
         self._note_pass_time(passed.compute_s)
         return passed
@@ -186,6 +254,8 @@ class StageActor:
         return spent_s
 
     def _sleep(self, seconds: float) -> tuple[float, float]:
+        if self._repeats:
+            return 0.0, 0.0
         began = time.monotonic()
         time.sleep(seconds)
         slept_s = time.monotonic() - began
@@ -193,6 +263,8 @@ class StageActor:
         return slept_s, slept_s - seconds
 
     def _pause(self, length: float) -> float:
+        if self._repeats:
+            return 0.0
         self._later_trains = self._pace.release()
         slept_s, _ = self._sleep(length * (1.0 if self._config.profile.unit == "seconds" else self._step_s))
         return slept_s
@@ -236,13 +308,10 @@ class StageActor:
 
     # --- The end
 
-    def finish(self) -> tuple[StageEnd, list[Any]]:
+    def finish(self) -> tuple[StageEnd, Arrays]:
         """The stage's end and its final weights, after all that it sent was taken."""
-        unused = self._in.give_up() if self._in is not None else 0
+        if self._in is not None:
+            self._in.give_up()
         if self._out is not None:
             self._out.flush()
-        return self._passes.end(fetched_unused=unused), [_put(self._passes.learner.published())]
-
-
-def _put(weights: State | None) -> Any:
-    return ray.put(as_arrays(weights or {}))
+        return self._passes.end(), as_arrays(self._passes.learner.published() or {})

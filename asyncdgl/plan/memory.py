@@ -13,6 +13,9 @@ from asyncdgl.nets.shape import Shape
 
 SHARE_OF_MEMORY = 0.8
 
+KEPT_BYTES, KEPT_LEAST = 64_000_000, 16
+"""What each buffer on Ray keeps for a reader that died, at most: so many bytes, but at least so many entries."""
+
 UNACKNOWLEDGED = 4
 """Inserts that a producer has on the wire at most, and places that it has for them."""
 
@@ -22,9 +25,28 @@ def places_given(prefetch: int) -> int:
     return prefetch + 2
 
 
-def most_places(held: int, prefetch: int) -> int:
-    """The most places that a buffer on Ray uses which holds so many entries: one more while the oldest makes room."""
-    return held + UNACKNOWLEDGED + places_given(prefetch) + 1
+def most_places(held: int, prefetch: int, kept: int) -> int:
+    """The most places that a buffer on Ray uses: one more while the oldest makes room.
+
+    Args:
+        held: entries that it and its link hold.
+        prefetch: that its reader fetches ahead.
+        kept: of those given last that are kept for a reader that died.
+    """
+    return held + UNACKNOWLEDGED + max(kept, places_given(prefetch)) + 1
+
+
+def kept_for_restart(config: ResolvedConfig, sizes: Sequence[int] | None = None) -> list[int]:
+    """Passes that stages 2 … J make at most between two checkpoints: the buffers keep what these read.
+
+    Args:
+        config: the run.
+        sizes: encoded bytes of the entries of stages 1 … J-1, where they are known already.
+    """
+    if sizes is None:
+        sizes = entry_bytes(config, config.precision == "bf16", asked_outputs(config))
+    every = config.checkpoint.every
+    return [max(KEPT_LEAST, KEPT_BYTES // size) if every is None else every for size in sizes]
 
 
 def asked_outputs(config: RunConfig) -> list[Shape]:
@@ -47,7 +69,8 @@ def buffer_bytes(config: ResolvedConfig, outputs: Sequence[Shape] | None = None)
     sizes = entry_bytes(config, config.precision == "bf16", outputs)
     counts = entries_held(config)
     if config.runtime == "ray":
-        counts = [most_places(count, config.buffer.prefetch) for count in counts]
+        kept = kept_for_restart(config, sizes)
+        counts = [most_places(n, config.buffer.prefetch, k) for n, k in zip(counts, kept, strict=True)]
     return [count * size for count, size in zip(counts, sizes, strict=True)]
 
 

@@ -83,10 +83,12 @@ class BufferSummary(_Record):
 
 
 class Fault(_Record):
-    """A process that died and came back."""
+    """A process that died."""
 
     process: str = Field(description="its name, as in environment.json")
     at_s: float = Field(description="when it was noticed; seconds since training began")
+    again_s: float | None = Field(default=None, description="when another took its place; null if none did")
+    passes_again: Count = Field(default=0, description="made a second time, to the same bits")
 
 
 class Summary(_Record):
@@ -108,7 +110,7 @@ class Summary(_Record):
     )
     stages: tuple[StageSummary, ...]
     buffers: tuple[BufferSummary, ...]
-    faults: tuple[Fault, ...] = Field(default=(), description="processes that died and came back")
+    faults: tuple[Fault, ...] = Field(default=(), description="processes that died")
 
 
 class Cpu(_Record):

@@ -53,6 +53,7 @@ def make_summary(
         ),
         stages=stage_summaries(records, ends, train_seconds(records), evaluation),
         buffers=tuple(outcome.buffers) if outcome is not None else (),
+        faults=tuple(outcome.faults) if outcome is not None else (),
     )
 
 

@@ -58,7 +58,7 @@ APPLIES = {
     "virtual.batches": "m",
     **dict.fromkeys(("ray.address", "ray.threads"), "AS1"),
     "evaluation.every": COMPUTING,
-    "checkpoint.every": "asqbvm",
+    "checkpoint.every": "".join(SITUATIONS),
 }
 """In which situations on the digits each key has an effect. A new key needs a line here."""
 
