@@ -26,6 +26,7 @@ class RanRecorder(Recorder):
     """With what the run came to."""
 
     outcome: Outcome | None = None
+    config: ResolvedConfig
 
     @property
     def hashes(self) -> list[str | None]:
@@ -58,6 +59,7 @@ def run_ray(cluster: None) -> Run:
         from asyncdgl.on_ray.run import RayRun
 
         config, recorder = make_config({"runtime": "ray", **tree}), RanRecorder(**hooks)
+        recorder.config = config
         ray_run = RayRun(config, prepare(config.data), recorder)
         try:
             ray_run.start()
