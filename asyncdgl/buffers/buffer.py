@@ -119,6 +119,10 @@ class ReplayBuffer(Generic[P]):
                 self._take_arrivals(now)
             self.peak_bytes = max(self.peak_bytes, self.nbytes)
 
+    def begin(self, incarnation: int, step: int) -> None:
+        """See ``Link``."""
+        self._link.begin(incarnation, step)
+
     def sent_until(self, incarnation: int) -> int:
         """See ``Link``."""
         return self._link.sent_until(incarnation)

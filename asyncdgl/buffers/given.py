@@ -55,11 +55,6 @@ class Given(Generic[G]):
         self._counts = max(self._counts, step)
         self._shrink()
 
-    def begin(self, step: int) -> None:
-        """The reader begins with this pass: what earlier ones used is not known here."""
-        if not self.number:
-            self.number = self._counts = step
-
     def _shrink(self) -> None:
         kept = self._kept
         while len(kept) > self._least and (self.number - len(kept) < self._counts or len(kept) > self._most):

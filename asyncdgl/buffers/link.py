@@ -137,6 +137,11 @@ class Link(Generic[P]):
         """Whether an entry of this name was sent before."""
         return name.step in self._seen[name.incarnation]
 
+    def begin(self, incarnation: int, step: int) -> None:
+        """The producer goes on with this step: what it sent before went to another one, which is gone."""
+        if not self.sent:
+            self._seen[incarnation].first_missing = self._settled.first_missing = step
+
     def sent_until(self, incarnation: int) -> int:
         """One more than the last step whose entry was sent, or counted as dropped."""
         return self._seen[incarnation].last + 1

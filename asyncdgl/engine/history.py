@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from asyncdgl.errors import StageFailed
 from asyncdgl.rundir.checkpoint import Checkpoint
@@ -14,6 +14,34 @@ MOST_DEATHS = 3
 """Deaths at one pass: the next process would come no further either."""
 
 
+class Faults:
+    """The processes of a run that died.
+
+    Attributes:
+        all: in the order in which it was noticed.
+    """
+
+    def __init__(self) -> None:
+        self.all: list[Fault] = []
+
+    def died(self, process: str, at_s: float) -> None:
+        """It was noticed that a process has died, so many seconds since training began."""
+        self.all.append(Fault(process=process, at_s=at_s))
+
+    def works_again(self, process: str, at_s: float, passes_again: int = 0) -> None:
+        """Another one has taken its place.
+
+        Args:
+            process: its name.
+            at_s: when, in seconds since training began.
+            passes_again: that it makes again.
+        """
+        for place, fault in reversed(list(enumerate(self.all))):
+            if fault.process == process:
+                self.all[place] = Fault(process=process, at_s=fault.at_s, again_s=at_s, passes_again=passes_again)
+                return
+
+
 class History:
     """What a stage has done, as far as its processes could tell.
 
@@ -22,23 +50,24 @@ class History:
 
     Args:
         stage: its number.
-        faults: of the whole run; those of this stage are added.
+        faults: of the whole run.
 
     Attributes:
         life: which of its processes is listened to, from 0.
+        read: steps of the producer whose entries it has used.
         made: passes recorded.
         epochs: completed.
         kept: the newest checkpoint that counts; None where there is none yet.
     """
 
-    def __init__(self, stage: int, faults: list[Fault]) -> None:
+    def __init__(self, stage: int, faults: Faults) -> None:
         self.stage = stage
         self.life = 0
         self.made = 0
         self.epochs = 0
+        self.read: set[int] = set()
         self.kept: Checkpoint | None = None
         self._faults = faults
-        self._fault = -1  # the last one of this stage
         self._since: deque[PassRecord] = deque()  # passes recorded since the checkpoint
         self._died_at: tuple[int, int] = (-1, 0)  # the pass, and how often
 
@@ -56,6 +85,8 @@ class History:
             if record.step > self.made:
                 raise StageFailed(f"stage {self.stage}: step {record.step} came where step {self.made} was due")
             new.append(record)
+            if record.source_step is not None:
+                self.read.add(record.source_step)
             self._since.append(record)
             self.made += 1
         return new
@@ -94,27 +125,38 @@ class History:
         step, times = self._died_at
         self._died_at = self.made, times + 1 if step == self.made else 1
         self.life += 1
-        self._fault = len(self._faults)
-        self._faults.append(Fault(process=self._name, at_s=at_s))
+        self._faults.died(self._name, at_s)
         if self._died_at[1] >= MOST_DEATHS:
             raise StageFailed(
                 f"{self._name}: its process died {MOST_DEATHS} times at the same pass, step {self.made}", self._name
             )
 
     def works_again(self, at_s: float, passes_again: int) -> None:
-        """The process that took the place of one that died has begun.
-
-        Args:
-            at_s: when, in seconds since training began.
-            passes_again: that it makes again.
-        """
-        if self._fault >= 0:
-            died_s = self._faults[self._fault].at_s
-            self._faults[self._fault] = Fault(process=self._name, at_s=died_s, again_s=at_s, passes_again=passes_again)
+        """See ``Faults``."""
+        self._faults.works_again(self._name, at_s, passes_again)
 
     @property
     def _name(self) -> str:
         return f"stage {self.stage}"
+
+
+def books(counts: Mapping[str, float], made: int, read: Collection[int]) -> dict[str, float]:
+    """The counts of a buffer over all of its processes (rules 15 and 32).
+
+    Args:
+        counts: of the last process; those of others are gone with them.
+        made: passes of the producer.
+        read: steps of the producer whose entries the reader has used.
+    """
+    first = made - int(counts["sent"])  # what the last process got begins with this step
+    used = sum(step < first for step in read)
+    return {
+        **counts,
+        "sent": made,
+        "inserted": counts["inserted"] + used,
+        "retired": counts["retired"] + used,
+        "lost_in_fault": first - used,
+    }
 
 
 _OF_TIME = ("sampled_s", "start_s", "end_s", "waits")

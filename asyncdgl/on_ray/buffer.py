@@ -13,6 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+import ray
+
 from asyncdgl.buffers.buffer import Sample
 from asyncdgl.buffers.entry import Entry, PassName, Provenance
 from asyncdgl.buffers.given import Given
@@ -80,8 +82,28 @@ class BufferActor:
         """See ``Answers.listen``."""
         return self._answers.listen()
 
-    async def begin(self, life: int) -> None:
-        """The producer's process begins, in this of its lives: an earlier one, which is dead, writes here no more."""
+    async def live(self) -> None:
+        """Ends when this process does."""
+        await asyncio.Event().wait()
+
+    async def begin_reading(self, number: int) -> int:
+        """The reader's process, or this one, begins: the next sampling has this number, if there was none here.
+
+        Returns:
+            The number of the next sampling.
+        """
+        if not self._given.number:
+            self._given.number = self._buffer.sampled = number
+        return self._given.number
+
+    async def begin(self, life: int, following: PassName) -> None:
+        """The producer's process, or this one, begins.
+
+        Args:
+            life: of the producer; an earlier process of it, which is dead, writes here no more.
+            following: what it will send next, if it has sent nothing here.
+        """
+        self._buffer.begin(following.incarnation, following.step)
         self._producer = life
         for place in self._lent:
             self._memory.give_back(place)
@@ -214,7 +236,11 @@ class BufferActor:
         """Until the profile clock has come to ``due``, or another entry was sent that may be here sooner."""
 
         async def reached() -> float:
-            clock: float = await self._pace.reached.remote(self._reader, due, starts)
+            try:
+                clock: float = await self._pace.reached.remote(self._reader, due, starts)
+            except ray.exceptions.ActorUnavailableError:  # it will be there again
+                await asyncio.sleep(WAIT_S)
+                return now
             return clock
 
         clock = asyncio.ensure_future(reached())
@@ -279,9 +305,13 @@ class BufferClient:
         self._calls = Calls(actor)
         self.memory = self._calls.memory
 
-    def begin(self, life: int) -> None:
+    def begin(self, life: int, following: PassName) -> None:
         """See ``BufferActor``."""
-        self._calls.ask("begin", life)
+        self._calls.ask("begin", life, following)
+
+    def begin_reading(self, number: int) -> int:
+        """See ``BufferActor``."""
+        return cast(int, self._calls.ask("begin_reading", number))
 
     def sent_until(self, incarnation: int) -> int:
         """See ``Link``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.engine.pace import Pace
 from asyncdgl.engine.turn import Training
 from asyncdgl.on_ray.greeting import hello
-from asyncdgl.on_ray.transport.calls import Answers, Calls
+from asyncdgl.on_ray.transport.calls import Answers, Calls, Lost
 
 WAIT_S = 0.2
 """Longest time that one call waits at another actor before it answers that there is nothing yet."""
@@ -71,7 +72,7 @@ class PaceActor:
         """The run was interrupted."""
         self._stopping = True
 
-    async def is_stopping(self) -> bool:
+    async def is_stopping(self, caller: Caller) -> bool:
         """Whether the run was interrupted."""
         return self._stopping
 
@@ -82,9 +83,32 @@ class PaceActor:
         self._pace.release(stage)
         self._wake()
 
-    async def begin(self, caller: Caller) -> int:
-        """A stage's process begins; returns how often the stage has asked to start."""
-        return self._starts[self._admit(caller)]
+    async def live(self) -> None:
+        """Ends when this process does."""
+        await asyncio.Event().wait()
+
+    async def begin(self, caller: Caller, starts: int, is_trained: bool) -> int:
+        """A stage's process is there, or this one: it is told what another one may have known.
+
+        Args:
+            caller: the stage.
+            starts: how often it has asked to start, as far as it knows.
+            is_trained: whether it has done its quota of updates.
+
+        Returns:
+            How often it has asked to start.
+        """
+        stage = self._admit(caller)
+        self._lives[stage] = caller.life
+        self._starts[stage] = max(self._starts[stage], starts)
+        if is_trained:
+            self._training.done(stage)
+        return self._starts[stage]
+
+    async def have_trained(self, stages: list[int]) -> None:
+        """These stages have done their quota: they may have ended, and ask no more."""
+        for stage in stages:
+            self._training.done(stage)
 
     def _admit(self, caller: Caller) -> int:
         if caller.life < self._lives[caller.stage]:
@@ -117,8 +141,9 @@ class PaceActor:
         self._wake()
         return self._training.later_than(stage)
 
-    async def trained(self, stage: int) -> bool:
+    async def trained(self, caller: Caller) -> bool:
         """The stage has done its quota of updates; returns whether a later stage still trains."""
+        stage = self._admit(caller)
         self._training.done(stage)
         return self._training.later_than(stage)
 
@@ -164,7 +189,7 @@ class PaceActor:
 
 
 class PaceClient:
-    """The pace keeper as one stage sees it.
+    """The pace keeper as one stage sees it. One that has died is told again what it has to know.
 
     Args:
         actor: its handle.
@@ -175,9 +200,23 @@ class PaceClient:
     """
 
     def __init__(self, actor: Any, caller: Caller) -> None:
-        self._calls = Calls(actor)
-        self._caller = caller
-        self.starts = cast(int, self._calls.ask("begin", caller))
+        self._actor, self._caller = actor, caller
+        self._is_trained = False
+        self.starts = 0
+        self._connect()
+
+    def _connect(self) -> None:
+        while True:
+            self._calls = Calls(self._actor)
+            with contextlib.suppress(Lost):
+                self.starts = self._calls.ask("begin", self._caller, self.starts, self._is_trained)
+                return
+
+    def _ask(self, method: str, *args: Any) -> Any:
+        while True:
+            with contextlib.suppress(Lost):
+                return self._calls.ask(method, self._caller, *args)
+            self._connect()
 
     @property
     def is_local(self) -> bool:
@@ -186,21 +225,22 @@ class PaceClient:
 
     def is_stopping(self) -> bool:
         """See ``PaceActor``."""
-        return cast(bool, self._calls.ask("is_stopping"))
+        return cast(bool, self._ask("is_stopping"))
 
     def start(self, v: float) -> Start:
         """See ``PaceActor``."""
         self.starts += 1
-        return cast(Start, self._calls.ask("start", self._caller, v))
+        return cast(Start, self._ask("start", v))
 
     def release(self) -> bool:
         """See ``PaceActor``."""
-        return cast(bool, self._calls.ask("release", self._caller))
+        return cast(bool, self._ask("release"))
 
     def trained(self) -> bool:
         """See ``PaceActor``."""
-        return cast(bool, self._calls.ask("trained", self._caller.stage))
+        self._is_trained = True
+        return cast(bool, self._ask("trained"))
 
     def step_seconds(self, pass_seconds: float) -> float:
         """See ``PaceActor``."""
-        return cast(float, self._calls.ask("step_seconds", self._caller, pass_seconds))
+        return cast(float, self._ask("step_seconds", pass_seconds))

@@ -90,6 +90,9 @@ class Placement:
             options["num_gpus"] = gpus
         if cls in (PaceActor, BufferActor):
             options["max_concurrency"] = 1000  # waiting calls are cheap: a stage has a few at a time
+            # Each entry of sync-dgl is needed once: there an empty buffer can't take another one's place.
+            if cls is PaceActor or self._config.algorithm != "sync-dgl":
+                options["max_restarts"] = -1
         return ray.remote(cls).options(**options)
 
     def leave(self) -> None:

@@ -10,23 +10,24 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import psutil
 import ray
 
 from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.engine.evaluations import Evaluations, evaluation_line
-from asyncdgl.engine.history import History
+from asyncdgl.engine.history import Faults, History, books
 from asyncdgl.errors import StageFailed
 from asyncdgl.observer import Observer
 from asyncdgl.on_ray.buffer import BufferActor
 from asyncdgl.on_ray.cluster import SMALL_CPUS
 from asyncdgl.on_ray.evaluator import EvaluationActor, EvaluatorClient
-from asyncdgl.on_ray.greeting import clock_ahead, hello
+from asyncdgl.on_ray.greeting import check_same, clock_ahead, dead_process, hello
 from asyncdgl.on_ray.pace import Caller, PaceActor
 from asyncdgl.on_ray.parts import Parts
 from asyncdgl.on_ray.placement import Placement
 from asyncdgl.on_ray.results import POLL_S, ProcessDied, left, result
+from asyncdgl.on_ray.silence import Silence
 from asyncdgl.on_ray.stage import Arrays, Chunk, Life, StageActor
+from asyncdgl.on_ray.watch import Watch
 from asyncdgl.plan.memory import kept_for_restart
 from asyncdgl.registry import objects_handed_over
 from asyncdgl.rundir.checkpoint import Keep, StagePosition, unsaved
@@ -42,6 +43,7 @@ COUNT_LIMIT_S = 0.4
 STOP_LIMIT_S = 1.2
 """How long an interrupted run waits for its stages' last words."""
 
+PACE = "the pace keeper"
 STARTING, BEGINNING, TRAINING, ENDING = "starting", "beginning", "training", "ending"
 
 
@@ -93,7 +95,9 @@ class RayRun:
         # By stage, in order: answers are taken in this one, though a small one is here before a large one.
         self._asked: dict[int, deque[Asked]] = {j: deque() for j in self._numbers}
         self._outcome = Outcome({}, [], None)
-        self._histories = {j: History(j, self._outcome.faults) for j in self._numbers}
+        self._faults = Faults()
+        self._outcome.faults = self._faults.all
+        self._histories = {j: History(j, self._faults) for j in self._numbers}
 
     # --- Start
 
@@ -107,7 +111,7 @@ class RayRun:
         config = self._config
         self._place.find()
         self._pace = self._place.actor(PaceActor, 0, SMALL_CPUS).remote(config)
-        pending = {"the pace keeper": self._pace.hello.remote()}
+        pending = {PACE: self._pace.hello.remote()}
         self._most: list[int | None] = [None, *kept_for_restart(config)]
         for j in self._numbers:  # in pipeline order, since a machine starts only a few processes at a time
             if j < len(self._numbers):
@@ -142,13 +146,7 @@ class RayRun:
                 raise StageFailed(f"{name} did not start within {START_LIMIT_S:.0f} s", name) from None
 
     def _greeted(self, name: str, greeting: Mapping[str, Any]) -> None:
-        own = hello()
-        for what in ("version", "path"):
-            if greeting[what] != own[what] and (what == "version" or greeting["node"] == own["node"]):
-                raise StageFailed(
-                    f"{name} runs asyncdgl {greeting['version']} from {greeting['path']}, but this process runs "
-                    f"{own['version']} from {own['path']}: install the same package everywhere"
-                )
+        check_same(name, greeting)
         others = [process for process in self._outcome.processes if process.name != name]
         self._outcome.processes[:] = [*others, Process(name=name, **greeting)]
 
@@ -168,6 +166,9 @@ class RayRun:
         self._origin = time.monotonic()
         for j in self._numbers:
             self._begin(j)
+        beside = {PACE: self._pace, **{f"buffer {j}": actor for j, actor in self._buffers.items()}}
+        watch = Watch(beside, self._faults, self._now, self._is_there_again)
+        silence = Silence(self._config.ray.deaf_s, beside, self._outcome.processes, self._observer.noticed)
         takes: dict[str, Callable[[int, Any], None]] = {
             STARTING: self._came,
             BEGINNING: self._began,
@@ -182,10 +183,17 @@ class RayRun:
                 try:
                     answer = self._get(ref, f"stage {j}", doing)
                 except ProcessDied:
+                    silence.forget(f"stage {j}")
                     self._replace(j)
-                else:
-                    takes[doing](j, answer)
+                    continue
+                takes[doing](j, answer)
+                if doing == ENDING:
+                    silence.forget(f"stage {j}")
+                elif doing != STARTING:
+                    silence.heard(f"stage {j}", _longest_pass(answer) if doing == TRAINING else 0.0)
             self._collect_evaluations(timeout=0)
+            watch.look()
+            silence.look({f"stage {j}": actor for j, actor in self._stages.items()})
         self._count_buffers(None)
         self._collect_evaluations(timeout=None)
         weights, epochs = [self._outcome.weights[j] for j in self._numbers], [self._config.epochs] * len(self._numbers)
@@ -216,6 +224,13 @@ class RayRun:
         self._stages[j] = self._new_stage(j)
         self._ask(j, STARTING, self._stages[j].hello.remote())
         self._begin(j)
+
+    def _is_there_again(self, name: str, greeting: Mapping[str, Any]) -> None:
+        self._greeted(name, greeting)
+        self._observer.noticed(f"{name}: its process died; another one has taken its place")
+        if name == PACE:  # stages that have ended don't tell it any more
+            trained = [j for j, history in self._histories.items() if history.epochs == self._config.epochs]
+            self._pace.have_trained.remote(trained)
 
     def _came(self, j: int, greeting: Mapping[str, Any]) -> None:
         self._greeted(f"stage {j}", greeting)
@@ -297,19 +312,18 @@ class RayRun:
     def _count_buffers(self, limit_s: float | None) -> None:
         """The books, once everything that was sent has been taken."""
         told = {buffer.after_stage: buffer for buffer in self._outcome.buffers}  # what can't be said again stays
-        counts = {j: buffer.statistics.remote() for j, buffer in self._buffers.items()}
+        calls = {j: buffer.statistics.remote() for j, buffer in self._buffers.items()}
         deadline = None if limit_s is None else time.monotonic() + limit_s
         tolerated = (TimeoutError,) if limit_s is None else (TimeoutError, StageFailed)
-        for j, ref in counts.items():
+        for j, ref in calls.items():
             with contextlib.suppress(*tolerated):
-                statistics = self._get(ref, f"buffer {j}", ENDING, deadline and left(deadline))
-                told[j] = BufferSummary(after_stage=j, **statistics, fetched_unused=self._unused(j, statistics))
+                counts = self._get(ref, f"buffer {j}", ENDING, deadline and left(deadline))
+                if (producer := self._outcome.ends.get(j)) is not None:
+                    counts = books(counts, producer.passes, self._histories[j + 1].read)
+                reader = self._outcome.ends.get(j + 1)
+                unused = counts["sampled"] - reader.passes if reader is not None else 0
+                told[j] = BufferSummary(after_stage=j, **counts, fetched_unused=unused)
         self._outcome.buffers[:] = [told[j] for j in sorted(told)]
-
-    def _unused(self, j: int, statistics: Mapping[str, Any]) -> int:
-        """Entries given to the reader that none of its passes used."""
-        reader: StageEnd | None = self._outcome.ends.get(j + 1)
-        return int(statistics["sampled"]) - reader.updates - reader.forward_passes if reader else 0
 
     def outcome(self) -> Outcome:
         """What there is now: complete, or as far as the run came."""
@@ -317,22 +331,15 @@ class RayRun:
 
     def close(self) -> None:
         """Leave no actor behind."""
-        for actor in (*self._stages.values(), *self._buffers.values()):
+        for actor in (*self._stages.values(), *self._buffers.values(), self._pace):
             with contextlib.suppress(Exception):
                 ray.kill(actor)
         self._place.leave()
 
-    def _dead_process(self) -> str | None:
-        """The first of this machine's processes of the run that lives no more."""
-        here = hello()["node"]
-        for process in self._outcome.processes:
-            try:
-                if process.node == here and psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE:
-                    return process.name
-            except psutil.NoSuchProcess:
-                return process.name
-        return None
-
     def _get(self, ref: Any, who: str, doing: str, timeout: float | None = None) -> Any:
         """See ``result``."""
-        return result(ref, who, doing, self._check, self._dead_process, timeout)
+        return result(ref, who, doing, self._check, lambda: dead_process(self._outcome.processes), timeout)
+
+
+def _longest_pass(chunk: Chunk) -> float:
+    return max((record.end_s - record.start_s for record in chunk.records), default=0.0)

@@ -20,7 +20,7 @@ from asyncdgl.engine.build import make_clock, make_passes, steps_clock
 from asyncdgl.engine.checkpoints import Due, stage_parts
 from asyncdgl.engine.passes import Passed
 from asyncdgl.engine.past import go_on
-from asyncdgl.errors import SampleBlocked
+from asyncdgl.errors import SampleBlocked, StageFailed
 from asyncdgl.learn.arithmetic import set_up_torch
 from asyncdgl.learn.learner import as_arrays
 from asyncdgl.observer import Progress
@@ -112,11 +112,17 @@ class StageActor:
             go_on(self._passes, life.kept)
             self._turn.v = life.kept.of(number).v
         self._in = Inbox(upstream, self._passes.step) if upstream is not None else None
-        self._out = Outbox(config, number, downstream, life.number) if downstream is not None else None
+        self._out = Outbox(config, downstream, self._passes.next_name, life.number) if downstream is not None else None
         # Passes that an earlier process made are made again: to the same bits, and at once, since they had their turn.
         self._made = life.made if self._out is None else max(life.made, self._out.sent_until(0))
+        if self._in is not None and self._in.given < self._made:
+            raise StageFailed(
+                f"stage {number} made {self._made - self._passes.step} passes since its last checkpoint, and what they "
+                f"read was lost with the process of buffer {number - 1}: they can't be made again"
+            )
         self._due = Due(config.checkpoint.every, SOONEST_S, life.most)
         self._due.begin(self._passes.step)
+        self._kept_after = 0  # this many deaths of the buffer before
         self._saving_s = 0.0
         self._asks = self._turn.asks()
         self._answer: Any = None
@@ -182,17 +188,22 @@ class StageActor:
                 raise
             # Never between a pass and what becomes of its output: the books would not balance.
             between_turns = what in (turn.NEXT, turn.WAIT, turn.START, turn.SLEEP, turn.PAUSE)
-            if what in (turn.NEXT, turn.PAUSE) and self._due.is_due(self._passes.step):
+            if what in (turn.NEXT, turn.PAUSE) and (self._due.is_due(self._passes.step) or self._has_lost_memory()):
                 self._keep()
         chunk, self._chunk = self._chunk, Chunk()
         chunk.progress, chunk.until_s = self._passes.progress(self._stopped), self._seconds()
         return chunk
+
+    def _has_lost_memory(self) -> bool:
+        """Whether the buffer that could give again what this stage has read died since the last checkpoint."""
+        return self._in is not None and self._in.buffers_died > self._kept_after
 
     def _keep(self) -> None:
         """A checkpoint: after all that the stage sent was taken, since nobody would send it again."""
         if self._repeats:
             return
         began = time.perf_counter()
+        self._kept_after = self._in.buffers_died if self._in is not None else 0
         if self._out is not None:
             self._out.flush()
         self._chunk.checkpoint = stage_parts(self._passes, self._turn.v)

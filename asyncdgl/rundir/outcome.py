@@ -30,6 +30,11 @@ class StageEnd:
     fetched_unused: int = 0
     lost_turns: Mapping[str, int] | None = None
 
+    @property
+    def passes(self) -> int:
+        """Of both kinds."""
+        return self.updates + self.forward_passes
+
 
 @dataclass
 class Outcome:

@@ -29,7 +29,7 @@ class Producer:
     """Inserts as a stage does: without waiting for the buffer."""
 
     def __init__(self, buffer: Any, nbytes: int) -> None:
-        self.out = Outbox(planned(parse_config(CONFIG)), 1, buffer)
+        self.out = Outbox(planned(parse_config(CONFIG)), buffer, PassName(1, 0, 0))
         self.values, self.step = torch.from_numpy(made(nbytes)), 0
         self.payload = {"values": self.values, "y": torch.arange(8)}
 
@@ -83,7 +83,7 @@ def measure(nbytes: int, count: int) -> Times:
     """All four times, ``count`` times each."""
     config = planned(parse_config(CONFIG))
     pace = ray.remote(PaceActor).options(num_cpus=0, max_concurrency=100).remote(config)
-    buffer = ray.remote(BufferActor).options(num_cpus=0.05, max_concurrency=1000).remote(config, 1, pace)
+    buffer = ray.remote(BufferActor).options(num_cpus=0.05, max_concurrency=1000).remote(config, 1, pace, {}, 16)
     producer, consumer = Producer.remote(buffer, nbytes), Consumer.remote(buffer)
     times = Times()
     for number in range(count + 15):

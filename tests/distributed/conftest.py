@@ -95,7 +95,7 @@ def check_conservation() -> Callable[[RanRecorder], None]:
         assert recorder.outcome is not None
         for b in recorder.outcome.buffers:
             assert b.inserted == b.left + b.retired + b.overwritten_unused, b
-            assert b.sent == b.inserted + b.on_the_way + b.lost + b.dropped, b
+            assert b.sent == b.inserted + b.on_the_way + b.lost + b.dropped + b.lost_in_fault, b
             assert b.sent == len(recorder.passes(b.after_stage)), b
             reader = b.after_stage + 1
             assert b.sampled == len(recorder.passes(reader)) + b.fetched_unused, b

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from asyncdgl.data.cache import prepare
@@ -45,14 +46,14 @@ RUNS: dict[str, dict[str, Any]] = {
 
 
 class Killer:
-    """Kills processes of a run with SIGKILL, each after so many passes of all stages.
+    """Kills processes of a run with SIGKILL, or sends another signal, each after so many passes of all stages.
 
     Args:
         moments: passes, and the name of the process that dies then, or once it has done something since it was killed.
     """
 
-    def __init__(self, moments: Sequence[tuple[int, str]]) -> None:
-        self._moments = list(moments)
+    def __init__(self, moments: Sequence[tuple[int, str]], number: signal.Signals = signal.SIGKILL) -> None:
+        self._moments, self._number = list(moments), number
         self._ray_run: Any = None
         self.killed: list[int] = []
         self._made: dict[str, int] = {}
@@ -61,16 +62,21 @@ class Killer:
         self._ray_run = ray_run
 
     def __call__(self, recorder: Any) -> None:
-        if self._ray_run is None or not self._moments or len(recorder.trace) < self._moments[0][0]:
-            return
+        while self._ray_run is not None and self._moments and len(recorder.trace) >= self._moments[0][0]:
+            if not self._kill(recorder):
+                return
+
+    def _kill(self, recorder: Any) -> bool:
         name = self._moments[0][1]
         pid = next(p.pid for p in self._ray_run.outcome().processes if p.name == name)
         own = [r for r in recorder.trace if not name.startswith("stage") or name == f"stage {r.stage}"]
         if pid not in self.killed and len(own) > self._made.get(name, 0):
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, self._number)
             self.killed.append(pid)
             self._made[name] = len(own)
             self._moments.pop(0)
+            return True
+        return False
 
 
 def at_random(seed: int, stages: int, passes: int) -> Killer:
@@ -169,8 +175,54 @@ def test_a_stage_that_dies_again_and_again_at_one_pass_ends_the_run(run_ray) -> 
 
 
 @pytest.mark.ray
-def test_a_killed_buffer_is_named(run_ray) -> None:
+@pytest.mark.parametrize("name", ["as by default", "blocking, max_reuse, int8", "wan", "random, lossy, free"])
+def test_buffers_that_are_killed_lose_what_they_held_and_nothing_else(killed, check_conservation, name) -> None:
+    tree = {"epochs": 6, **RUNS[name]}
+    killer = Killer([(40, "buffer 1"), (80, "buffer 2"), (100, "stage 1"), (130, "buffer 1")])
+    recorder, run = killed(tree, killer)
+    assert len(killer.killed) == 4
+    check_whole(recorder, run)
+    check_conservation(recorder)
+    assert sum(buffer.lost_in_fault for buffer in run.summary.buffers) > 0
+    assert sorted(fault.process for fault in run.summary.faults) == ["buffer 1", "buffer 1", "buffer 2", "stage 1"]
+
+
+@pytest.mark.ray
+def test_a_stage_that_dies_with_what_it_had_read_never_makes_other_passes_of_the_same_names(run_ray) -> None:
+    killer = Killer([(60, "buffer 1"), (60, "stage 2")])
+    lost = r"stage 2 made \d+ passes since its last checkpoint, and what they read was lost with .* buffer 1"
+    with pytest.raises(StageFailed, match=lost):
+        run_ray({**SMALL, **RUNS["no checkpoint yet"]}, on_start=killer.began, on_passes=killer)
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("name", ["as by default", "wan", "slow stage 3, uniform, prefetch 3"])
+def test_a_pace_keeper_that_is_killed_is_told_again(killed, check_conservation, name) -> None:
+    """The last stages may have ended by then: nobody trains for ever for their sake."""
+    killer = Killer([(40, "the pace keeper"), (150, "the pace keeper")])
+    recorder, run = killed({"epochs": 4, **RUNS[name]}, killer)
+    assert len(killer.killed) == 2
+    check_whole(recorder, run)
+    check_conservation(recorder)
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("name", ["stage 2", "buffer 1", "the pace keeper"])
+def test_a_process_that_is_stopped_is_replaced(killed, check_conservation, name) -> None:
+    """It lives, and does not answer: neither to the driver nor to those that wait for it, who are not to blame."""
+    killer = Killer([(60, name)], signal.SIGSTOP)
+    recorder, run = killed({"epochs": 4, "ray": {"deaf_s": 3.0}}, killer)
+    check_whole(recorder, run)
+    check_conservation(recorder)
+    assert [fault.process for fault in run.summary.faults] == [name]
+    assert sum(f"{name}: no answer for " in notice for notice in recorder.notices) == 1
+    assert not psutil.pid_exists(killer.killed[0])
+
+
+@pytest.mark.ray
+def test_a_killed_buffer_of_sync_dgl_is_named(run_ray) -> None:
+    """Each of its entries is needed."""
     killer = Killer([(50, "buffer 1")])
     with pytest.raises(StageFailed, match=r"stage [12], \w+: the process of buffer 1 died") as failure:
-        run_ray({**SMALL, "epochs": 50}, on_start=killer.began, on_passes=killer)
+        run_ray({**SMALL, "algorithm": "sync-dgl", "epochs": 50}, on_start=killer.began, on_passes=killer)
     assert failure.value.process == "buffer 1"

@@ -16,6 +16,7 @@ import secrets
 import socket
 import struct
 import sys
+import time
 import traceback
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +29,14 @@ THROUGH_RAY = "ASYNCDGL_CALLS_THROUGH_RAY"
 LARGEST = 200_000
 """Bytes of a message at most: a little less than what a socket takes at once by Linux's default."""
 
+RESTART_LIMIT_S = 60.0
+"""How long a process that died may take to be there again."""
+
 _GREETING = b"\0"
+
+
+class Lost(ConnectionError):
+    """The process that was called has died. Another one takes its place, and knows nothing of what was said."""
 
 
 # --- Who is called ----------------------------------------------------------------------------------------------------
@@ -126,7 +134,7 @@ class Answers:
 
 
 class Calls:
-    """Calls an actor's methods. For one thread.
+    """Calls an actor's methods, as long as its process lives: each call raises ``Lost`` after that. For one thread.
 
     Args:
         actor: its handle. Its method ``address`` gives what ``Answers.listen`` returned.
@@ -140,7 +148,7 @@ class Calls:
         self._numbers = itertools.count()
         self._answers: dict[int, tuple[Any, Exception | None]] = {}
         self.memory: int | None = None
-        self._socket = self._connect(ray.get(actor.address.remote()))
+        self._socket = self._connect(_address(actor))
 
     @property
     def is_local(self) -> bool:
@@ -156,7 +164,7 @@ class Calls:
         try:
             self._socket.sendall(message)
         except ConnectionError:
-            self._raise_lost()
+            raise self._lost() from None
         return Call(self, number)
 
     def ask(self, method: str, *args: Any) -> Any:
@@ -182,7 +190,10 @@ class Calls:
 
     def _get(self, key: Any) -> Any:
         if self._socket is None:
-            return ray.get(key)
+            try:
+                return ray.get(key)
+            except ray.exceptions.ActorUnavailableError:
+                raise self._lost() from None
         while key not in self._answers:
             self._receive(self._socket, 0)
         value, error = self._answers.pop(key)
@@ -204,14 +215,28 @@ class Calls:
         except ConnectionError:
             message = b""
         if not message:
-            self._raise_lost()
+            raise self._lost()
         number, value, error = pickle.loads(message)
         self._answers[number] = value, error
 
-    def _raise_lost(self) -> None:
-        """The other process has closed its end. Ray knows who died and why, and says so as an error."""
-        ray.get(self._actor.address.remote())
-        raise ConnectionError("an actor closed its connection")
+    def _lost(self) -> Lost:
+        """The other process has closed its end. Where it is gone for good, Ray's own error says who died and why."""
+        _address(self._actor)
+        return Lost()
+
+
+def _address(actor: Any) -> str | None:
+    """Where an actor is called; waits until one that died is there again."""
+    deadline = time.monotonic() + RESTART_LIMIT_S
+    while True:
+        try:
+            address: str | None = ray.get(actor.address.remote(), timeout=RESTART_LIMIT_S)
+        except ray.exceptions.ActorUnavailableError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+        else:
+            return address
 
 
 @dataclass(frozen=True)
