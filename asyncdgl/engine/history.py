@@ -28,6 +28,10 @@ class Faults:
         """It was noticed that a process has died, so many seconds since training began."""
         self.all.append(Fault(process=process, at_s=at_s))
 
+    def gone_on(self, process: str, at_s: float, again: int, lost: int) -> None:
+        """All processes had ended, and the run goes on: a stage makes passes again, or without them."""
+        self.all.append(Fault(process=process, at_s=at_s, again_s=at_s, passes_again=again, lost_passes=lost))
+
     def works_again(self, process: str, at_s: float, passes_again: int = 0) -> None:
         """Another one has taken its place.
 
@@ -54,6 +58,7 @@ class History:
 
     Attributes:
         life: which of its processes is listened to, from 0.
+        incarnation: see ``StagePasses``.
         read: steps of the producer whose entries it has used.
         made: passes recorded.
         epochs: completed.
@@ -63,6 +68,7 @@ class History:
     def __init__(self, stage: int, faults: Faults) -> None:
         self.stage = stage
         self.life = 0
+        self.incarnation = 0
         self.made = 0
         self.epochs = 0
         self.read: set[int] = set()
@@ -71,8 +77,20 @@ class History:
         self._since: deque[PassRecord] = deque()  # passes recorded since the checkpoint
         self._died_at: tuple[int, int] = (-1, 0)  # the pass, and how often
 
+    def begin(self, kept: Checkpoint | None, incarnation: int, read: Collection[int]) -> None:
+        """The run goes on after its main process has ended.
+
+        Args:
+            kept: what the stage goes on from.
+            incarnation: of its passes from now on.
+            read: steps of the producer whose entries it had used.
+        """
+        self.kept, self.incarnation = kept, incarnation
+        self.made = kept.of(self.stage).step if kept is not None else 0
+        self.read.update(read)
+
     def news(self, records: Sequence[PassRecord]) -> list[PassRecord]:
-        """The passes that were not recorded before.
+        """The passes that were not recorded before. They come in order.
 
         Raises:
             StageFailed: one was, but otherwise; or one is missing.
@@ -138,6 +156,37 @@ class History:
     @property
     def _name(self) -> str:
         return f"stage {self.stage}"
+
+
+class Completeness:
+    """Of how many first passes of each stage all that they rest on is recorded.
+
+    What a pass read may be recorded later than the pass itself, or never, if its stage dies with the driver. A
+    checkpoint counts only when nothing is missing: what it holds can then be made again from the trace alone.
+
+    Args:
+        made: passes of stages 1 … J of which this is known.
+    """
+
+    def __init__(self, made: Sequence[int]) -> None:
+        self._stages = len(made)
+        self._complete = dict(enumerate(made, 1))
+        self._pending: dict[int, deque[int]] = {j: deque() for j in self._complete}  # what the next passes read
+
+    def of(self, stage: int) -> int:
+        """How many of a stage's first passes are complete."""
+        return self._complete[stage]
+
+    def add(self, stage: int, records: Sequence[PassRecord]) -> None:
+        """The next passes of a stage were recorded."""
+        self._pending[stage].extend(-1 if r.source_step is None else r.source_step for r in records)
+        for j in range(stage, self._stages + 1):
+            before, pending = self._complete[j], self._pending[j]
+            while pending and (j == 1 or pending[0] < self._complete[j - 1]):
+                pending.popleft()
+                self._complete[j] += 1
+            if self._complete[j] == before:
+                return
 
 
 def books(counts: Mapping[str, float], made: int, read: Collection[int]) -> dict[str, float]:

@@ -118,6 +118,7 @@ class StagePasses:
         clock: seconds since training began.
 
     Attributes:
+        incarnation: counts how often the stage went back to a checkpoint for good (rule 31).
         step: number of the next pass, of both kinds, from 0.
         quota: updates until the stage only forwards.
         updates_per_epoch: see above.
@@ -135,6 +136,7 @@ class StagePasses:
     ) -> None:
         self.number = number
         self.learner = learner
+        self.incarnation = 0
         self.step = 0
         self.quota = config.epochs * updates_per_epoch
         self._handling = handling
@@ -150,7 +152,7 @@ class StagePasses:
     @property
     def next_name(self) -> PassName:
         """The name of the next pass."""
-        return PassName(self.number, 0, self.step)
+        return PassName(self.number, self.incarnation, self.step)
 
     @property
     def is_training(self) -> bool:
@@ -200,9 +202,9 @@ class StagePasses:
         if not self._is_last:
             payload, nbytes = self._handling.write(output, batch, step)
             self._entry_bytes = nbytes
-            entry = Entry(Provenance(PassName(self.number, 0, step), updates, trains, batch.number), payload, nbytes)
+            entry = Entry(Provenance(self.next_name, updates, trains, batch.number), payload, nbytes)
         self.step = step + 1
-        made = self.number, 0, step, kind, batch.number
+        made = self.number, self.incarnation, step, kind, batch.number
         given = _NOTHING_GIVEN
         if sample is not None:
             (_, incarnation, of_step), update, _, _ = sample.source
@@ -245,6 +247,7 @@ class StagePasses:
         updates, loss, correct = self.meter.sums
         return StagePosition(
             stage=self.number,
+            incarnation=self.incarnation,
             step=self.step,
             v=v,
             updates=self.learner.updates,

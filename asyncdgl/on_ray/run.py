@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -13,8 +12,10 @@ from typing import Any, NamedTuple
 import ray
 
 from asyncdgl.config.resolved import ResolvedConfig
-from asyncdgl.engine.evaluations import Evaluations, evaluation_line
-from asyncdgl.engine.history import Faults, History, books
+from asyncdgl.engine.evaluations import evaluation_line
+from asyncdgl.engine.history import books
+from asyncdgl.engine.reports import Chunk, Reports
+from asyncdgl.engine.restart import Restart
 from asyncdgl.errors import StageFailed
 from asyncdgl.observer import Observer
 from asyncdgl.on_ray.buffer import BufferActor
@@ -26,9 +27,9 @@ from asyncdgl.on_ray.parts import Parts
 from asyncdgl.on_ray.placement import Placement
 from asyncdgl.on_ray.results import POLL_S, ProcessDied, left, result
 from asyncdgl.on_ray.silence import Silence
-from asyncdgl.on_ray.stage import Arrays, Chunk, Life, StageActor
+from asyncdgl.on_ray.stage import Arrays, Life, StageActor
 from asyncdgl.on_ray.watch import Watch
-from asyncdgl.plan.memory import kept_for_restart
+from asyncdgl.plan.memory import checkpoint_every, kept_for_restart
 from asyncdgl.registry import objects_handed_over
 from asyncdgl.rundir.checkpoint import Keep, StagePosition, unsaved
 from asyncdgl.rundir.outcome import Outcome, StageEnd
@@ -63,6 +64,7 @@ class RayRun:
         observer: is told of every pass, epoch and evaluation.
         check: called often; raises where the run is to stop, since nothing may raise inside Ray's own calls.
         keep: writes a stage's checkpoint.
+        restart: where the run goes on; None where it begins.
     """
 
     def __init__(
@@ -72,8 +74,9 @@ class RayRun:
         observer: Observer,
         check: Callable[[], None] = lambda: None,
         keep: Keep = unsaved,
+        restart: Restart | None = None,
     ) -> None:
-        self._check, self._keep = check, keep
+        self._check = check
         self._config = config
         self._data = data
         self._observer = observer
@@ -83,21 +86,14 @@ class RayRun:
         self._place = Placement(config, observer)
         self._stages: dict[int, Any] = {}
         self._buffers: dict[int, Any] = {}
-        # No evaluation uses initial weights: it is due when every stage has completed an epoch, and published it.
-        self._evaluations: Evaluations[Any] = Evaluations(
-            [None] * config.stages, config.epochs, config.evaluation.every
-        )
+        self._reports = Reports(config, observer, keep, restart, self._counts)
+        self._began_s = self._reports.end_s  # since training began, where the run goes on
         self._origin = 0.0
         self._ahead_s: dict[int, float] = {}
-        self._saving_s = 0.0
-        self._known_until_s = dict.fromkeys(self._numbers, 0.0)
-        self._end_s = 0.0
         # By stage, in order: answers are taken in this one, though a small one is here before a large one.
         self._asked: dict[int, deque[Asked]] = {j: deque() for j in self._numbers}
         self._outcome = Outcome({}, [], None)
-        self._faults = Faults()
-        self._outcome.faults = self._faults.all
-        self._histories = {j: History(j, self._faults) for j in self._numbers}
+        self._outcome.faults = self._reports.faults.all
 
     # --- Start
 
@@ -127,9 +123,10 @@ class RayRun:
 
     def _new_stage(self, j: int) -> Any:
         """A process for a stage, which goes on from its newest checkpoint."""
-        history, upstream, downstream = self._histories[j], self._buffers.get(j - 1), self._buffers.get(j)
+        history, upstream, downstream = self._reports.histories[j], self._buffers.get(j - 1), self._buffers.get(j)
         actor = self._place.actor(StageActor, j, self._place.cpus(j), self._place.gpu)
-        life = Life(history.life, history.kept, history.made, self._most[j - 1])
+        every, most = checkpoint_every(self._config), self._most[j - 1]
+        life = Life(history.life, history.incarnation, history.kept, history.made, every, most)
         return actor.remote(self._config, self._data, j, upstream, downstream, self._pace, self._given, life)
 
     def _new_evaluator(self) -> Any:
@@ -163,11 +160,11 @@ class RayRun:
     def run(self) -> None:
         """Train until every stage has stopped, then evaluate the final weights."""
         self._ahead_s = {j: self._clock_ahead_s(j) for j in self._numbers}
-        self._origin = time.monotonic()
+        self._origin = time.monotonic() - self._began_s
         for j in self._numbers:
             self._begin(j)
         beside = {PACE: self._pace, **{f"buffer {j}": actor for j, actor in self._buffers.items()}}
-        watch = Watch(beside, self._faults, self._now, self._is_there_again)
+        watch = Watch(beside, self._reports.faults, self._now, self._is_there_again)
         silence = Silence(self._config.ray.deaf_s, beside, self._outcome.processes, self._observer.noticed)
         takes: dict[str, Callable[[int, Any], None]] = {
             STARTING: self._came,
@@ -197,7 +194,7 @@ class RayRun:
         self._count_buffers(None)
         self._collect_evaluations(timeout=None)
         weights, epochs = [self._outcome.weights[j] for j in self._numbers], [self._config.epochs] * len(self._numbers)
-        self._evaluator.evaluate(self._evaluations.final(weights, epochs, self._end_s))
+        self._evaluator.evaluate(self._reports.evaluations.final(weights, epochs, self._reports.end_s))
         self._collect_evaluations(timeout=None, final=True)
 
     def _now(self) -> float:
@@ -211,11 +208,11 @@ class RayRun:
         actor = self._stages[j]
         self._ask(j, BEGINNING, actor.begin.remote(self._origin + self._ahead_s[j]))
         for _ in range(CHUNKS_AHEAD):
-            self._ask(j, TRAINING, actor.run.remote(CHUNK_S, self._saving_s))
+            self._ask(j, TRAINING, actor.run.remote(CHUNK_S, self._reports.saving_s))
 
     def _replace(self, j: int) -> None:
         """A stage's process has died: another takes its place, and makes again what was since its last checkpoint."""
-        history = self._histories[j]
+        history = self._reports.histories[j]
         history.died(self._now())
         self._asked[j].clear()
         self._pace.gone.remote(Caller(j, history.life))
@@ -229,54 +226,30 @@ class RayRun:
         self._greeted(name, greeting)
         self._observer.noticed(f"{name}: its process died; another one has taken its place")
         if name == PACE:  # stages that have ended don't tell it any more
-            trained = [j for j, history in self._histories.items() if history.epochs == self._config.epochs]
+            trained = [j for j, history in self._reports.histories.items() if history.epochs == self._config.epochs]
             self._pace.have_trained.remote(trained)
 
     def _came(self, j: int, greeting: Mapping[str, Any]) -> None:
         self._greeted(f"stage {j}", greeting)
 
     def _began(self, j: int, passes_again: int) -> None:
-        self._histories[j].works_again(self._now(), passes_again)
+        self._reports.histories[j].works_again(self._now(), passes_again)
 
     def _collect(self, j: int, chunk: Chunk) -> None:
-        self._write(j, chunk)
-        stopped = chunk.progress is not None and chunk.progress.stopped
-        if not stopped:
-            self._ask(j, TRAINING, self._stages[j].run.remote(CHUNK_S, self._saving_s))
-        elif not self._asked[j]:
-            self._ask(j, ENDING, self._stages[j].finish.remote())
-        self._known_until_s[j] = math.inf if stopped else chunk.until_s
-        for evaluation in self._evaluations.due(min(self._known_until_s.values())):
+        for evaluation in self._reports.take(j, chunk):
             self._evaluator.evaluate(evaluation)
+        if not (chunk.progress is not None and chunk.progress.stopped):
+            self._ask(j, TRAINING, self._stages[j].run.remote(CHUNK_S, self._reports.saving_s))
+        elif not self._asked[j]:
+            self._ask(j, ENDING, self._stages[j].finish.remote(False))
 
-    def _write(self, j: int, chunk: Chunk) -> None:
-        """What a chunk did goes to the run directory, and then what rests on it."""
-        history = self._histories[j]
-        new = history.news(chunk.records)
-        self._observer.passed(new)
-        self._end_s = max([self._end_s, *(r.end_s for r in new[-1:])])
-        if chunk.progress is not None:
-            self._observer.progressed(j, chunk.progress)
-        for line, published in chunk.epochs:
-            if history.completes(line.epoch):
-                self._observer.epoch_completed(line)
-                self._evaluations.completed(j, line.end_s, published)
-        if chunk.checkpoint is not None:
-            self._save(j, *chunk.checkpoint)
-
-    def _save(self, j: int, position: StagePosition, arrays: Arrays) -> None:
-        began = time.perf_counter()
-        try:
-            self._histories[j].count(self._keep(None, self._now(), (position,), arrays, j))
-        except OSError as error:
-            self._observer.noticed(f"no checkpoint of stage {j} before step {position.step}: {error}")
-            return
-        self._saving_s = (time.perf_counter() - began) * len(self._numbers)
+    def _counts(self, j: int, step: int) -> None:
+        """A stage's checkpoint counts: its buffer need not keep what it has read before."""
         if j > 1:
-            self._buffers[j - 1].count.remote(position.step)
+            self._buffers[j - 1].count.remote(step)
 
-    def _ended(self, j: int, end: tuple[StageEnd, Arrays]) -> None:
-        self._outcome.ends[j], self._outcome.weights[j] = end
+    def _ended(self, j: int, end: tuple[StageEnd, Arrays, tuple[StagePosition, Arrays] | None]) -> None:
+        self._outcome.ends[j], self._outcome.weights[j], _ = end
 
     def _collect_evaluations(self, timeout: float | None, final: bool = False) -> None:
         for evaluation, results in self._evaluator.collect(timeout):
@@ -289,25 +262,35 @@ class RayRun:
         """The run was interrupted: collect what the stages can say at once."""
         with contextlib.suppress(Exception):
             self._pace.stop.remote()  # so that a stage doesn't go on with the next chunk that it was asked for
-            self._finish(STOP_LIMIT_S)
-        # A stage ends its chunk before it says its last words: what it did until then belongs into the trace.
-        for j, asked in self._asked.items():
-            with contextlib.suppress(Exception):
-                for doing, ref in asked:
-                    if doing == TRAINING and ray.wait([ref], timeout=0)[0]:
-                        self._write(j, ray.get(ref))
+            kept = self._finish(STOP_LIMIT_S)
+            # A stage ends its chunk before it says its last words: what it did until then belongs into the trace.
+            for j, asked in self._asked.items():
+                with contextlib.suppress(Exception):
+                    for doing, ref in asked:
+                        if doing == TRAINING and ray.wait([ref], timeout=0)[0]:
+                            self._reports.write(j, ray.get(ref))
+            for j, checkpoint in kept.items():
+                self._reports.write(j, Chunk(checkpoint=checkpoint))
 
-    def _finish(self, limit_s: float) -> None:
+    def _finish(self, limit_s: float) -> dict[int, tuple[StagePosition, Arrays]]:
         """The end and the weights of each stage that can still say them; then the buffers' counts.
 
         One that does not answer must not silence the others.
+
+        Returns:
+            What the stages can go on from.
         """
-        calls = {j: self._stages[j].finish.remote() for j in self._numbers if j not in self._outcome.ends}
+        kept = {}
+        calls = {j: self._stages[j].finish.remote(True) for j in self._numbers if j not in self._outcome.ends}
         deadline = time.monotonic() + limit_s
         for j, ref in calls.items():
             with contextlib.suppress(TimeoutError, StageFailed):
-                self._ended(j, self._get(ref, f"stage {j}", ENDING, left(deadline)))
+                end = self._get(ref, f"stage {j}", ENDING, left(deadline))
+                self._ended(j, end)
+                if end[2] is not None:
+                    kept[j] = end[2]
         self._count_buffers(COUNT_LIMIT_S)
+        return kept
 
     def _count_buffers(self, limit_s: float | None) -> None:
         """The books, once everything that was sent has been taken."""
@@ -319,7 +302,7 @@ class RayRun:
             with contextlib.suppress(*tolerated):
                 counts = self._get(ref, f"buffer {j}", ENDING, deadline and left(deadline))
                 if (producer := self._outcome.ends.get(j)) is not None:
-                    counts = books(counts, producer.passes, self._histories[j + 1].read)
+                    counts = books(counts, producer.passes, self._reports.histories[j + 1].read)
                 reader = self._outcome.ends.get(j + 1)
                 unused = counts["sampled"] - reader.passes if reader is not None else 0
                 told[j] = BufferSummary(after_stage=j, **counts, fetched_unused=unused)

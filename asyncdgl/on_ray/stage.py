@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,42 +20,21 @@ from asyncdgl.engine.build import make_clock, make_passes, steps_clock
 from asyncdgl.engine.checkpoints import Due, stage_parts
 from asyncdgl.engine.passes import Passed
 from asyncdgl.engine.past import go_on
+from asyncdgl.engine.reports import Chunk
 from asyncdgl.errors import SampleBlocked, StageFailed
 from asyncdgl.learn.arithmetic import set_up_torch
 from asyncdgl.learn.learner import as_arrays
-from asyncdgl.observer import Progress
 from asyncdgl.on_ray.ends import Inbox, Outbox
 from asyncdgl.on_ray.greeting import hello
 from asyncdgl.on_ray.pace import Caller, PaceClient
 from asyncdgl.registry import handed_over
 from asyncdgl.rundir.checkpoint import Checkpoint, StagePosition
 from asyncdgl.rundir.outcome import StageEnd
-from asyncdgl.rundir.records import EpochLine
-from asyncdgl.rundir.trace import PassRecord
 
 Arrays = Mapping[str, NDArray[Any]]
 
 SOONEST_S = 2.0
 """Between two checkpoints of a stage, where their number is not given: its buffer keeps what it reads meanwhile."""
-
-
-@dataclass
-class Chunk:
-    """What a stage did since the last one. It belongs to whoever asked for it: a stage that dies takes nothing with it.
-
-    Attributes:
-        records: its passes.
-        epochs: it completed: the line for metrics.jsonl, and the weights where evaluation needs them.
-        checkpoint: where it stood after the last of these passes, and its state; with one the chunk ends.
-        progress: how far it has come.
-        until_s: there is no more of what it did until then.
-    """
-
-    records: list[PassRecord] = field(default_factory=list)
-    epochs: list[tuple[EpochLine, Arrays | None]] = field(default_factory=list)
-    checkpoint: tuple[StagePosition, Arrays] | None = None
-    progress: Progress | None = None
-    until_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -64,14 +43,18 @@ class Life:
 
     Attributes:
         number: from 0.
+        incarnation: of the passes that it makes.
         kept: what it goes on from; None for the stage's first pass.
         made: how many passes of the stage are known to have been made.
+        every: passes between two checkpoints; None: as often as costs little.
         most: passes between two checkpoints, at most.
     """
 
     number: int
+    incarnation: int
     kept: Checkpoint | None
     made: int
+    every: int | None
     most: int | None
 
 
@@ -111,16 +94,17 @@ class StageActor:
         if life.kept is not None:
             go_on(self._passes, life.kept)
             self._turn.v = life.kept.of(number).v
+        self._passes.incarnation = life.incarnation
         self._in = Inbox(upstream, self._passes.step) if upstream is not None else None
         self._out = Outbox(config, downstream, self._passes.next_name, life.number) if downstream is not None else None
         # Passes that an earlier process made are made again: to the same bits, and at once, since they had their turn.
-        self._made = life.made if self._out is None else max(life.made, self._out.sent_until(0))
+        self._made = life.made if self._out is None else max(life.made, self._out.sent_until(life.incarnation))
         if self._in is not None and self._in.given < self._made:
             raise StageFailed(
                 f"stage {number} made {self._made - self._passes.step} passes since its last checkpoint, and what they "
                 f"read was lost with the process of buffer {number - 1}: they can't be made again"
             )
-        self._due = Due(config.checkpoint.every, SOONEST_S, life.most)
+        self._due = Due(life.every, SOONEST_S, life.most)
         self._due.begin(self._passes.step)
         self._kept_after = 0  # this many deaths of the buffer before
         self._saving_s = 0.0
@@ -319,10 +303,15 @@ class StageActor:
 
     # --- The end
 
-    def finish(self) -> tuple[StageEnd, Arrays]:
-        """The stage's end and its final weights, after all that it sent was taken."""
+    def finish(self, keeps: bool) -> tuple[StageEnd, Arrays, tuple[StagePosition, Arrays] | None]:
+        """The stage's end and its final weights, after all that it sent was taken.
+
+        Args:
+            keeps: whether the run is to be gone on with: then also where the stage stands, and its state.
+        """
         if self._in is not None:
             self._in.give_up()
         if self._out is not None:
             self._out.flush()
-        return self._passes.end(), as_arrays(self._passes.learner.published() or {})
+        kept = stage_parts(self._passes, self._turn.v) if keeps and not self._repeats else None
+        return self._passes.end(), as_arrays(self._passes.learner.published() or {}), kept

@@ -10,6 +10,7 @@ from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.errors import ConfigError
 from asyncdgl.nets.outputs import block_outputs
 from asyncdgl.nets.shape import Shape
+from asyncdgl.rundir.checkpoint import KEPT
 
 SHARE_OF_MEMORY = 0.8
 
@@ -56,6 +57,26 @@ def asked_outputs(config: RunConfig) -> list[Shape]:
     from asyncdgl.data.cache import data_shape
 
     return block_outputs(config.model, *data_shape(config.data))
+
+
+def checkpoint_every(config: ResolvedConfig) -> int | None:
+    """Passes between two checkpoints of a stage on Ray; None: as often as costs little.
+
+    With `sync-dgl` all stages need one at the same step: there is always a number.
+    """
+    every: int | None = config.checkpoint.every
+    if every is None and config.algorithm == "sync-dgl":
+        return min(kept_for_restart(config), default=None)
+    return every
+
+
+def checkpoints_kept(config: ResolvedConfig) -> int:
+    """How many checkpoints of a stage on Ray stay on the disk: with `sync-dgl` the last stage must have one of them."""
+    every = checkpoint_every(config)
+    if every is None or config.algorithm != "sync-dgl":
+        return KEPT
+    ahead = (config.stages - 1) * (config.buffer.size + places_given(config.buffer.prefetch))
+    return KEPT + -(-ahead // every)
 
 
 def buffer_bytes(config: ResolvedConfig, outputs: Sequence[Shape] | None = None) -> list[int]:

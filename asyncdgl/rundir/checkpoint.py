@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 KEPT = 2
-"""The older one is for the case that the newer one is damaged."""
+"""Checkpoints that stay: the older one is for the case that the newer one is damaged."""
 
 POSITION = "position"
 Count = Annotated[int, Field(ge=0)]
@@ -42,6 +42,7 @@ class StagePosition(_Record):
     """Where a stage stood, beside its state."""
 
     stage: int = Field(ge=1)
+    incarnation: Count
     step: Count = Field(description="of its next pass")
     v: float = Field(ge=0, description="its profile clock, in steps")
     updates: Count
@@ -154,12 +155,13 @@ def unsaved(
     return Checkpoint(position, arrays)
 
 
-def keeper(writer: RunWriter, wall_seconds: Callable[[], float]) -> Keep:
+def keeper(writer: RunWriter, wall_seconds: Callable[[], float], most: int = KEPT) -> Keep:
     """What writes the checkpoints of a run.
 
     Args:
         writer: of its directory.
         wall_seconds: of the whole run until now.
+        most: how many stay, of each stage where each has its own.
     """
 
     def keep(
@@ -178,13 +180,13 @@ def keeper(writer: RunWriter, wall_seconds: Callable[[], float]) -> Keep:
             stages=stages,
         )
         checkpoint = Checkpoint(position, arrays)
-        save_checkpoint(writer.path, checkpoint, stage)
+        save_checkpoint(writer.path, checkpoint, stage, most)
         return checkpoint
 
     return keep
 
 
-def save_checkpoint(folder: Path, checkpoint: Checkpoint, stage: int | None = None) -> None:
+def save_checkpoint(folder: Path, checkpoint: Checkpoint, stage: int | None = None, most: int = KEPT) -> None:
     """Keep a checkpoint, and let go of all but the last ones.
 
     It counts once it is on the disk, after the lines of the trace and the metrics that it rests on.
@@ -193,6 +195,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, stage: int | None = No
         folder: the run directory.
         checkpoint: what to keep.
         stage: whose it is, where each stage has its own.
+        most: how many stay.
 
     Raises:
         OSError: there is no room; the checkpoints that were there are left.
@@ -204,8 +207,15 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, stage: int | None = No
     position = checkpoint.position
     number = position.passes if stage is None else checkpoint.of(stage).step
     save_arrays(place / f"{number:010d}.safetensors", checkpoint.arrays, {POSITION: position.model_dump_json()})
-    for older in _newest_first(place)[KEPT:]:
+    for older in _newest_first(place)[most:]:
         older.unlink(missing_ok=True)
+
+
+def remove_checkpoints_after(folder: Path, stage: int, step: int) -> None:
+    """The run goes on from an earlier one of the stage's checkpoints, or from its first pass."""
+    for path in _newest_first(_place(folder, stage)):
+        if not path.stem.isdecimal() or int(path.stem) > step:
+            path.unlink(missing_ok=True)
 
 
 def remove_checkpoints(folder: Path) -> None:
@@ -221,18 +231,14 @@ def _newest_first(place: Path) -> list[Path]:
     return sorted(place.glob("*.safetensors"), reverse=True)
 
 
-def newest_checkpoint(run: Run, stage: int | None = None) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint of a run that can be used.
-
-    Args:
-        run: what it has left.
-        stage: whose, where each stage has its own.
+def newest_checkpoint(run: Run) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint of a run in one process that can be used.
 
     Returns:
         The checkpoint, or None where there is none; and what is wrong with each newer one, a sentence each.
     """
     problems = []
-    for path in _newest_first(_place(run.path, stage)):
+    for path in _newest_first(_place(run.path, None)):
         try:
             kept = read_checkpoint(path, run.path)
             if kept.position.passes > len(run.records) or kept.position.metrics_lines > len(run.lines):
@@ -242,6 +248,17 @@ def newest_checkpoint(run: Run, stage: int | None = None) -> tuple[Checkpoint | 
         else:
             return kept, problems
     return None, problems
+
+
+def stage_checkpoints(run: Run, stage: int) -> tuple[list[Checkpoint], list[str]]:
+    """The checkpoints of a stage of a run on Ray, the newest first; and what is wrong with others, a sentence each."""
+    found, problems = [], []
+    for path in _newest_first(_place(run.path, stage)):
+        try:
+            found.append(read_checkpoint(path, run.path))
+        except DataError as error:
+            problems.append(str(error))
+    return found, problems
 
 
 def read_checkpoint(path: Path, folder: Path) -> Checkpoint:

@@ -90,6 +90,7 @@ class Fault(_Record):
     at_s: float = Field(description="when it was noticed; seconds since training began")
     again_s: float | None = Field(default=None, description="when another took its place; null if none did")
     passes_again: Count = Field(default=0, description="made a second time, to the same bits")
+    lost_passes: Count = Field(default=0, description="that the stage's state does not rest on any more")
 
 
 class Summary(_Record):
