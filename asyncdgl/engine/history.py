@@ -41,7 +41,7 @@ class Faults:
             passes_again: that it makes again.
         """
         for place, fault in reversed(list(enumerate(self.all))):
-            if fault.process == process:
+            if fault.process == process and fault.again_s is None:
                 self.all[place] = Fault(process=process, at_s=fault.at_s, again_s=at_s, passes_again=passes_again)
                 return
 

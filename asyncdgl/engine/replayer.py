@@ -126,11 +126,17 @@ class Replay:
         if passes.step in self._begins[j]:
             state = passes.learner.state_dict()
             self._states[j, passes.step] = passes.position(state["optimizer"]), state
-        if record.incarnation > passes.incarnation and (j, record.step) in self._states:
+        follows = record.incarnation == passes.incarnation + 1 and self._may_go_back(j)
+        if follows and (j, record.step) in self._states:
             position, state = self._states[j, record.step]
             passes.learner.load_state_dict(state)
             passes.go_on(position)
             passes.incarnation = record.incarnation
+
+    def _may_go_back(self, stage: int) -> bool:
+        """Whether a stage ever went on from a checkpoint, as far as the run could say that."""
+        summary = self._run.summary
+        return summary is None or any(fault.process == f"stage {stage}" for fault in summary.faults)
 
     def _sample(self, record: PassRecord) -> Sample[Payload]:
         """What the pass read; what the trace says of it must be true of it."""
@@ -154,7 +160,9 @@ class Replay:
             record = recorded[self._done[j]]
             source = _source(record)
             made = {(r.incarnation, r.step) for r in self._recorded[j - 1][: self._done[j - 1]]}
-            behind_the_end = source[1:] not in made
+            known = max((r.incarnation for r in self._recorded[j - 1]), default=0)
+            could_be = source.incarnation <= known or self._may_go_back(j - 1)
+            behind_the_end = source[1:] not in made and could_be
             if complete or not behind_the_end:
                 raise ReplayMismatch(
                     f"stage {j}, step {record.step}: it read what step {source.step} of stage {j - 1} made, "

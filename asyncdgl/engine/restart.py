@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from asyncdgl.rundir.checkpoint import Checkpoint
 from asyncdgl.rundir.reader import Run
-from asyncdgl.rundir.records import EpochLine, EvaluationLine
+from asyncdgl.rundir.records import EpochLine, EvaluationLine, Fault
 from asyncdgl.rundir.trace import PassRecord, lineage
 
 
@@ -44,12 +44,14 @@ class Restart:
         records: lines of the trace that stay.
         lines: of metrics.jsonl that stay.
         elapsed_s: since training began.
+        faults: of the run until it was stopped, where it could say them.
     """
 
     stages: Mapping[int, StageRestart]
     records: Sequence[PassRecord]
     lines: Sequence[EpochLine | EvaluationLine]
     elapsed_s: float
+    faults: Sequence[Fault] = ()
 
     @property
     def evaluations(self) -> list[EvaluationLine]:
@@ -125,4 +127,5 @@ def plan_restart(run: Run, kept: Mapping[int, Sequence[Checkpoint]]) -> Restart:
     ]
     records = [r for r in run.records if r[:3] in stay]
     elapsed_s = max((r.end_s for r in records), default=0.0)
-    return Restart(stages, records, lines, elapsed_s)
+    faults = run.summary.faults if run.summary is not None else ()
+    return Restart(stages, records, lines, elapsed_s, faults)

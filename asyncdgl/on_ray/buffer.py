@@ -67,7 +67,7 @@ class BufferActor:
         self._answers = Answers(self, self._memory.descriptor)
         # An entry may leave the buffer before its reader has read it, or needs it again: its place stays in use.
         least = places_given(config.buffer.prefetch)
-        self._given: Given[Reply] = Given(least, keeps, self._forget)
+        self._given: Given[Reply] = Given(least, keeps + least, self._forget)
         self._producer = -1  # which of its lives writes here
         self._lent: set[int] = set()  # the places that it may write to
         self._overtaken: set[asyncio.Future[float]] = set()
@@ -78,9 +78,13 @@ class BufferActor:
         """See ``hello``."""
         return hello()
 
-    async def address(self) -> str | None:
+    async def address(self) -> tuple[str, str | None]:
         """See ``Answers.listen``."""
         return self._answers.listen()
+
+    async def through_ray(self, life: str, method: str, args: tuple[Any, ...]) -> Any:
+        """See ``Answers``."""
+        return await self._answers.through_ray(life, method, args)
 
     async def live(self) -> None:
         """Ends when this process does."""
@@ -93,7 +97,8 @@ class BufferActor:
             The number of the next sampling.
         """
         if not self._given.number:
-            self._given.number = self._buffer.sampled = number
+            self._given.number = number
+            self._buffer.begin_sampling(number)
         return self._given.number
 
     async def begin(self, life: int, following: PassName) -> None:
@@ -304,6 +309,10 @@ class BufferClient:
     def __init__(self, actor: Any) -> None:
         self._calls = Calls(actor)
         self.memory = self._calls.memory
+
+    def close(self) -> None:
+        """See ``Calls``."""
+        self._calls.close()
 
     def begin(self, life: int, following: PassName) -> None:
         """See ``BufferActor``."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from asyncdgl.buffers.buffer import Sample
 from asyncdgl.buffers.entry import Entry, PassName
 from asyncdgl.config.resolved import ResolvedConfig
+from asyncdgl.errors import StageFailed
 from asyncdgl.on_ray.buffer import BufferClient, Reply
 from asyncdgl.on_ray.transport.calls import Call, Lost
 from asyncdgl.on_ray.transport.memory import MappedMemory, Stored, stored_bytes
@@ -31,24 +32,36 @@ class Inbox:
 
     Args:
         actor: the buffer's handle.
+        stage: who reads.
         taken: entries that the stage has used already: as many as it has made passes.
+        made: passes that it is known to have made: what these used is given again.
 
     Attributes:
-        given: entries that the buffer had given when this began: those from ``taken`` on it can give again.
         buffers_died: how often the buffer's process has died.
+
+    Raises:
+        StageFailed: the buffer that could do so is gone. Other entries would make other passes of the same names.
     """
 
-    def __init__(self, actor: Any, taken: int = 0) -> None:
-        self._actor = actor
-        self._taken = taken
+    _buffer: BufferClient
+
+    def __init__(self, actor: Any, stage: int, taken: int = 0, made: int = 0) -> None:
+        self._actor, self._stage = actor, stage
+        self._taken, self._made = taken, made
         self._fetching: deque[Call] = deque()
         self.buffers_died = -1
         _until_there(self._connect)
 
     def _connect(self) -> None:
         self._fetching.clear()
+        if self.buffers_died >= 0:
+            self._buffer.close()
         self._buffer = BufferClient(self._actor)
-        self.given = self._buffer.begin_reading(self._taken)
+        if self._buffer.begin_reading(self._taken) < self._made:
+            raise StageFailed(
+                f"stage {self._stage} made {self._made - self._taken} passes since its last checkpoint, and what they "
+                f"read was lost with the process of buffer {self._stage - 1}: they can't be made again"
+            )
         self._memory = None if self._buffer.memory is None else MappedMemory(self._buffer.memory, writable=False)
         self.buffers_died += 1
 
@@ -113,6 +126,8 @@ class Outbox:
         life: which of the stage's processes this is, from 0.
     """
 
+    _buffer: BufferClient
+
     def __init__(self, config: ResolvedConfig, actor: Any, following: PassName, life: int = 0) -> None:
         self.blocks = config.buffer.on_full == "block"
         self._actor, self._life, self._following = actor, life, following
@@ -120,12 +135,16 @@ class Outbox:
         self._limit = config.profile.link(following.stage).max_in_flight
         self._wire: deque[Call] = deque()
         self._dropped: list[PassName] = []
+        self._is_connected = False
         _until_there(self._connect)
 
     def _connect(self) -> None:
         """What was on the wire is lost with the buffer; what waits here is the first that another one gets."""
         self._wire.clear()
         self._dropped.clear()
+        if self._is_connected:
+            self._buffer.close()
+        self._is_connected = True
         self._places: list[int] | None = None  # where the next entries go: one for each call that may be on the wire
         self._buffer = BufferClient(self._actor)
         self._buffer.begin(self._life, self._queue[0][0].source.name if self._queue else self._following)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.data.dataset import open_dataset
 from asyncdgl.engine.evaluations import Evaluation
 from asyncdgl.engine.history import MOST_DEATHS
+from asyncdgl.errors import StageFailed
 from asyncdgl.learn.arithmetic import set_up_torch
 from asyncdgl.learn.evaluation import make_evaluator
 from asyncdgl.on_ray.greeting import hello
@@ -21,6 +23,7 @@ from asyncdgl.on_ray.results import ProcessDied
 from asyncdgl.registry import handed_over
 
 NAME = "the evaluator"
+DEAF = 10
 
 
 class EvaluationActor:
@@ -51,10 +54,22 @@ class EvaluatorClient:
     Args:
         make: a process for it.
         get: the result of a call, see ``result``.
+        deaf_s: see ``ray.deaf_s``; an evaluation may take ten times as long.
+        is_gone: told when its process has died.
+        is_there: told the greeting of the one that has taken its place.
     """
 
-    def __init__(self, make: Callable[[], Any], get: Callable[[Any, str, str], Any]) -> None:
-        self._make, self._get = make, get
+    def __init__(
+        self,
+        make: Callable[[], Any],
+        get: Callable[..., Any],
+        deaf_s: float,
+        is_gone: Callable[[], None],
+        is_there: Callable[[Mapping[str, Any]], None],
+    ) -> None:
+        self._make, self._get, self._limit_s = make, get, DEAF * deaf_s
+        self._is_gone, self._is_there = is_gone, is_there
+        self._greets: Any = None
         self._actor = make()
         self._asked: deque[tuple[Evaluation[Any], Any]] = deque()
         self._died = 0
@@ -82,16 +97,22 @@ class EvaluatorClient:
             if timeout is not None and not ray.wait([ref], timeout=timeout)[0]:
                 return
             try:
-                results = self._get(ref, NAME, "evaluating")
-            except ProcessDied:
+                results = self._get(ref, NAME, "evaluating", self._limit_s)
+            except (ProcessDied, TimeoutError) as error:
                 self._died += 1
                 if self._died == MOST_DEATHS:
-                    raise
+                    raise StageFailed(f"{NAME}: {error or 'no answer'}", NAME) from None
+                self._is_gone()
+                with contextlib.suppress(Exception):
+                    ray.kill(self._actor)
                 self._actor = self._make()
+                self._greets = self.hello()
                 again, self._asked = self._asked, deque()
                 for asked, _ in again:
                     self.evaluate(asked)
                 continue
-            self._died = 0
+            if self._greets is not None:
+                self._is_there(self._get(self._greets, NAME, "starting"))
+            self._died, self._greets = 0, None
             self._asked.popleft()
             yield evaluation, results

@@ -64,9 +64,13 @@ class PaceActor:
         """See ``hello``."""
         return hello()
 
-    async def address(self) -> str | None:
+    async def address(self) -> tuple[str, str | None]:
         """See ``Answers.listen``."""
         return self._answers.listen()
+
+    async def through_ray(self, life: str, method: str, args: tuple[Any, ...]) -> Any:
+        """See ``Answers``."""
+        return await self._answers.through_ray(life, method, args)
 
     async def stop(self) -> None:
         """The run was interrupted."""
@@ -229,8 +233,9 @@ class PaceClient:
 
     def start(self, v: float) -> Start:
         """See ``PaceActor``."""
-        self.starts += 1
-        return cast(Start, self._ask("start", v))
+        answer = cast(Start, self._ask("start", v))
+        self.starts += 1  # now: one that died meanwhile was told the number before
+        return answer
 
     def release(self) -> bool:
         """See ``PaceActor``."""

@@ -20,6 +20,7 @@ from asyncdgl.errors import StageFailed
 from asyncdgl.observer import Observer
 from asyncdgl.on_ray.buffer import BufferActor
 from asyncdgl.on_ray.cluster import SMALL_CPUS
+from asyncdgl.on_ray.evaluator import NAME as EVALUATOR
 from asyncdgl.on_ray.evaluator import EvaluationActor, EvaluatorClient
 from asyncdgl.on_ray.greeting import check_same, clock_ahead, dead_process, hello
 from asyncdgl.on_ray.pace import Caller, PaceActor
@@ -86,6 +87,7 @@ class RayRun:
         self._place = Placement(config, observer)
         self._stages: dict[int, Any] = {}
         self._buffers: dict[int, Any] = {}
+        self._pace: Any = None
         self._reports = Reports(config, observer, keep, restart, self._counts)
         self._began_s = self._reports.end_s  # since training began, where the run goes on
         self._origin = 0.0
@@ -112,13 +114,15 @@ class RayRun:
         for j in self._numbers:  # in pipeline order, since a machine starts only a few processes at a time
             if j < len(self._numbers):
                 actor = self._place.actor(BufferActor, j + 1, SMALL_CPUS)
-                # Twice what its reader's checkpoints need: one counts only once it is on the disk.
+                # Twice what its reader's checkpoints need: one counts only once all that it rests on is recorded.
                 self._buffers[j] = actor.remote(config, j, self._pace, self._given, 2 * (self._most[j] or 0))
                 pending[f"buffer {j}"] = self._buffers[j].hello.remote()
             self._stages[j] = self._new_stage(j)
             pending[f"stage {j}"] = self._stages[j].hello.remote()
-        self._evaluator = EvaluatorClient(self._new_evaluator, self._get)
-        pending["the evaluator"] = self._evaluator.hello()
+        self._evaluator = EvaluatorClient(
+            self._new_evaluator, self._get, config.ray.deaf_s, self._evaluator_is_gone, self._evaluator_is_there
+        )
+        pending[EVALUATOR] = self._evaluator.hello()
         self._greet(pending)
 
     def _new_stage(self, j: int) -> Any:
@@ -133,6 +137,14 @@ class RayRun:
         actor = self._place.actor(EvaluationActor, 0, SMALL_CPUS, self._place.evaluator_gpu)
         return actor.remote(self._config, self._data, self._given)
 
+    def _evaluator_is_gone(self) -> None:
+        self._reports.faults.died(EVALUATOR, self._now())
+        self._forget(EVALUATOR)
+
+    def _evaluator_is_there(self, greeting: Mapping[str, Any]) -> None:
+        self._reports.faults.works_again(EVALUATOR, self._now())
+        self._is_there_again(EVALUATOR, greeting)
+
     def _greet(self, pending: dict[str, Any]) -> None:
         deadline = time.monotonic() + START_LIMIT_S
         for name, ref in pending.items():
@@ -144,8 +156,12 @@ class RayRun:
 
     def _greeted(self, name: str, greeting: Mapping[str, Any]) -> None:
         check_same(name, greeting)
-        others = [process for process in self._outcome.processes if process.name != name]
-        self._outcome.processes[:] = [*others, Process(name=name, **greeting)]
+        self._forget(name)
+        self._outcome.processes.append(Process(name=name, **greeting))
+
+    def _forget(self, name: str) -> None:
+        """A process is no more: its number may soon be another one's."""
+        self._outcome.processes[:] = [process for process in self._outcome.processes if process.name != name]
 
     # --- Training
 
@@ -164,8 +180,10 @@ class RayRun:
         for j in self._numbers:
             self._begin(j)
         beside = {PACE: self._pace, **{f"buffer {j}": actor for j, actor in self._buffers.items()}}
-        watch = Watch(beside, self._reports.faults, self._now, self._is_there_again)
+        watch = Watch(beside, self._reports.faults, self._now, self._forget, self._is_there_again)
         silence = Silence(self._config.ray.deaf_s, beside, self._outcome.processes, self._observer.noticed)
+        for j in self._numbers:
+            silence.expect(f"stage {j}", START_LIMIT_S)
         takes: dict[str, Callable[[int, Any], None]] = {
             STARTING: self._came,
             BEGINNING: self._began,
@@ -174,24 +192,27 @@ class RayRun:
         }
         while waiting := {asked[0].ref: j for j, asked in self._asked.items() if asked}:
             self._check()
-            done, _ = ray.wait(list(waiting), timeout=POLL_S)
+            ray.wait(list(waiting), timeout=POLL_S)
+            done, _ = ray.wait(
+                list(waiting), num_returns=len(waiting), timeout=0
+            )  # or the first would come first always
             for j in map(waiting.__getitem__, done):
                 doing, ref = self._asked[j].popleft()
                 try:
                     answer = self._get(ref, f"stage {j}", doing)
                 except ProcessDied:
-                    silence.forget(f"stage {j}")
                     self._replace(j)
+                    silence.expect(f"stage {j}", START_LIMIT_S)
                     continue
                 takes[doing](j, answer)
                 if doing == ENDING:
                     silence.forget(f"stage {j}")
-                elif doing != STARTING:
-                    silence.heard(f"stage {j}", _longest_pass(answer) if doing == TRAINING else 0.0)
+                elif doing == TRAINING:
+                    silence.heard(f"stage {j}", answer.longest_pass_s)
             self._collect_evaluations(timeout=0)
             watch.look()
             silence.look({f"stage {j}": actor for j, actor in self._stages.items()})
-        self._count_buffers(None)
+        self._count_buffers(self._config.ray.deaf_s)
         self._collect_evaluations(timeout=None)
         weights, epochs = [self._outcome.weights[j] for j in self._numbers], [self._config.epochs] * len(self._numbers)
         self._evaluator.evaluate(self._reports.evaluations.final(weights, epochs, self._reports.end_s))
@@ -208,13 +229,16 @@ class RayRun:
         actor = self._stages[j]
         self._ask(j, BEGINNING, actor.begin.remote(self._origin + self._ahead_s[j]))
         for _ in range(CHUNKS_AHEAD):
-            self._ask(j, TRAINING, actor.run.remote(CHUNK_S, self._reports.saving_s))
+            self._ask(j, TRAINING, actor.run.remote(CHUNK_S))
 
     def _replace(self, j: int) -> None:
         """A stage's process has died: another takes its place, and makes again what was since its last checkpoint."""
         history = self._reports.histories[j]
         history.died(self._now())
         self._asked[j].clear()
+        self._forget(f"stage {j}")
+        with contextlib.suppress(Exception):  # one that is only cut off must not keep its place
+            ray.kill(self._stages[j])
         self._pace.gone.remote(Caller(j, history.life))
         step = history.kept.of(j).step if history.kept is not None else 0
         self._observer.noticed(f"stage {j}: its process died; another one goes on from step {step}")
@@ -239,7 +263,7 @@ class RayRun:
         for evaluation in self._reports.take(j, chunk):
             self._evaluator.evaluate(evaluation)
         if not (chunk.progress is not None and chunk.progress.stopped):
-            self._ask(j, TRAINING, self._stages[j].run.remote(CHUNK_S, self._reports.saving_s))
+            self._ask(j, TRAINING, self._stages[j].run.remote(CHUNK_S))
         elif not self._asked[j]:
             self._ask(j, ENDING, self._stages[j].finish.remote(False))
 
@@ -270,7 +294,7 @@ class RayRun:
                         if doing == TRAINING and ray.wait([ref], timeout=0)[0]:
                             self._reports.write(j, ray.get(ref))
             for j, checkpoint in kept.items():
-                self._reports.write(j, Chunk(checkpoint=checkpoint))
+                self._reports.write(j, Chunk(checkpoint=checkpoint), is_last=True)
 
     def _finish(self, limit_s: float) -> dict[int, tuple[StagePosition, Arrays]]:
         """The end and the weights of each stage that can still say them; then the buffers' counts.
@@ -292,19 +316,18 @@ class RayRun:
         self._count_buffers(COUNT_LIMIT_S)
         return kept
 
-    def _count_buffers(self, limit_s: float | None) -> None:
-        """The books, once everything that was sent has been taken."""
+    def _count_buffers(self, limit_s: float) -> None:
+        """The books, once everything that was sent has been taken; a buffer that can't say them any more has none."""
         told = {buffer.after_stage: buffer for buffer in self._outcome.buffers}  # what can't be said again stays
         calls = {j: buffer.statistics.remote() for j, buffer in self._buffers.items()}
-        deadline = None if limit_s is None else time.monotonic() + limit_s
-        tolerated = (TimeoutError,) if limit_s is None else (TimeoutError, StageFailed)
+        deadline = time.monotonic() + limit_s
         for j, ref in calls.items():
-            with contextlib.suppress(*tolerated):
-                counts = self._get(ref, f"buffer {j}", ENDING, deadline and left(deadline))
+            with contextlib.suppress(TimeoutError, StageFailed):
+                counts = self._get(ref, f"buffer {j}", ENDING, left(deadline))
                 if (producer := self._outcome.ends.get(j)) is not None:
                     counts = books(counts, producer.passes, self._reports.histories[j + 1].read)
                 reader = self._outcome.ends.get(j + 1)
-                unused = counts["sampled"] - reader.passes if reader is not None else 0
+                unused = max(0, counts["sampled"] - reader.passes) if reader is not None else 0
                 told[j] = BufferSummary(after_stage=j, **counts, fetched_unused=unused)
         self._outcome.buffers[:] = [told[j] for j in sorted(told)]
 
@@ -322,7 +345,3 @@ class RayRun:
     def _get(self, ref: Any, who: str, doing: str, timeout: float | None = None) -> Any:
         """See ``result``."""
         return result(ref, who, doing, self._check, lambda: dead_process(self._outcome.processes), timeout)
-
-
-def _longest_pass(chunk: Chunk) -> float:
-    return max((record.end_s - record.start_s for record in chunk.records), default=0.0)

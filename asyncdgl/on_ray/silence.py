@@ -44,13 +44,21 @@ class Silence:
         self._limit_s, self._others, self._processes, self._noticed = limit_s, others, processes, noticed
         self._heard: dict[str, float] = {}
         self._passes_s: dict[str, float] = {}
+        self._longest_s: dict[str, float] = {}
         self._asked: dict[str, Any] = {}
         self._looked = time.monotonic()
+
+    def expect(self, name: str, limit_s: float) -> None:
+        """A stage's process begins: its first passes may take longer than any to come."""
+        self._heard[name] = time.monotonic()
+        self._passes_s[name] = limit_s / PASSES
 
     def heard(self, name: str, pass_s: float = 0.0) -> None:
         """A stage has answered; its longest pass took so long."""
         self._heard[name] = time.monotonic()
-        self._passes_s[name] = max(pass_s, self._passes_s.get(name, 0.0))
+        if pass_s:
+            longest = self._longest_s[name] = max(pass_s, self._longest_s.get(name, 0.0))
+            self._passes_s[name] = longest
 
     def forget(self, name: str) -> None:
         """Nothing is expected of it now."""

@@ -21,7 +21,7 @@ from asyncdgl.engine.checkpoints import Due, stage_parts
 from asyncdgl.engine.passes import Passed
 from asyncdgl.engine.past import go_on
 from asyncdgl.engine.reports import Chunk
-from asyncdgl.errors import SampleBlocked, StageFailed
+from asyncdgl.errors import SampleBlocked
 from asyncdgl.learn.arithmetic import set_up_torch
 from asyncdgl.learn.learner import as_arrays
 from asyncdgl.on_ray.ends import Inbox, Outbox
@@ -58,6 +58,21 @@ class Life:
     most: int | None
 
 
+@dataclass(frozen=True)
+class Doze:
+    """A sleep under way.
+
+    Attributes:
+        began: when, on the monotonic clock.
+        seconds: how long it is to be.
+        with_excess: whether it is also to be told how much too long it was.
+    """
+
+    began: float
+    seconds: float
+    with_excess: bool
+
+
 class StageActor:
     """Runs one stage in chunks, so that it stays reachable.
 
@@ -90,24 +105,19 @@ class StageActor:
         with handed_over(given):
             self._passes = make_passes(config, open_dataset(config, data), number, self._seconds)
         self._later_trains = True
-        self._turn = turn.Turn(config, self._passes, make_clock(config, number), self._must_go_on)
+        self._turn = turn.Turn(config, self._passes, make_clock(config, number), lambda: self._later_trains)
         if life.kept is not None:
             go_on(self._passes, life.kept)
             self._turn.v = life.kept.of(number).v
         self._passes.incarnation = life.incarnation
-        self._in = Inbox(upstream, self._passes.step) if upstream is not None else None
         self._out = Outbox(config, downstream, self._passes.next_name, life.number) if downstream is not None else None
         # Passes that an earlier process made are made again: to the same bits, and at once, since they had their turn.
-        self._made = life.made if self._out is None else max(life.made, self._out.sent_until(life.incarnation))
-        if self._in is not None and self._in.given < self._made:
-            raise StageFailed(
-                f"stage {number} made {self._made - self._passes.step} passes since its last checkpoint, and what they "
-                f"read was lost with the process of buffer {number - 1}: they can't be made again"
-            )
+        made = life.made if self._out is None else max(life.made, self._out.sent_until(life.incarnation))
+        self._turn.made = made
+        self._in = Inbox(upstream, number, self._passes.step, made) if upstream is not None else None
         self._due = Due(life.every, SOONEST_S, life.most)
         self._due.begin(self._passes.step)
         self._kept_after = 0  # this many deaths of the buffer before
-        self._saving_s = 0.0
         self._asks = self._turn.asks()
         self._answer: Any = None
         self._origin = 0.0
@@ -115,9 +125,13 @@ class StageActor:
         self._step_s = 0.0  # what one step of the profile is in seconds (pace free)
         self._accounted_s = 0.0  # computing and waiting since `_spent_at`
         self._spent_at = 0.0
-        self._stopped = False
+        self._stopped = self._failed = False
+        self._dozing: Doze | None = None
+        self._timed = 0  # passes that this process has made
         self._chunk = Chunk()
         self._answers = turn.answers_of(self)
+        if not self._passes.is_training:  # an earlier process has done the quota: who keeps pace may not know it
+            self._later_trains = self._pace.trained()
 
     def hello(self) -> dict[str, Any]:
         """See ``hello``; with what the bits of a run depend on."""
@@ -137,38 +151,32 @@ class StageActor:
             How many passes are to be made again.
         """
         self._origin = origin
-        return max(0, self._made - self._passes.step)
+        return max(0, self._turn.made - self._passes.step)
 
     @property
     def _repeats(self) -> bool:
         """Whether the next pass was made before."""
-        return self._passes.step < self._made
-
-    def _must_go_on(self) -> bool:
-        return self._later_trains or self._repeats
+        return self._passes.step < self._turn.made
 
     def _seconds(self) -> float:
         return time.monotonic() - self._origin
 
-    def run(self, seconds: float, saving_s: float) -> Chunk:
-        """Make passes for about so long; none once the run was interrupted.
-
-        Args:
-            seconds: how long.
-            saving_s: what it takes the others to save a checkpoint of each stage.
-        """
-        self._saving_s = saving_s
+    def run(self, seconds: float) -> Chunk:
+        """Make passes for about so long; none once the run was interrupted."""
         # torch counts threads for each thread, and a call may run in another than the start.
         set_up_torch(self._config, self._number)
         deadline = time.monotonic() + (0.0 if self._pace.is_stopping() else seconds)
         self._spent_at = self._spent_at or time.monotonic()  # what comes before the first chunk stretches no pass
         between_turns = True
         while not (self._stopped or self._chunk.checkpoint) and not (between_turns and time.monotonic() >= deadline):
+            if self._dozing is not None and not self._doze(self._dozing, deadline):
+                break
             try:
                 what, about = self._asks.send(self._answer)
                 self._answer = self._answers[what](about)
             except BaseException:
-                self._stopped = True  # the next call, which may have been sent already, brings what was done so far
+                # The next call, which may have been sent already, brings what was done so far.
+                self._stopped = self._failed = True
                 raise
             # Never between a pass and what becomes of its output: the books would not balance.
             between_turns = what in (turn.NEXT, turn.WAIT, turn.START, turn.SLEEP, turn.PAUSE)
@@ -185,13 +193,14 @@ class StageActor:
     def _keep(self) -> None:
         """A checkpoint: after all that the stage sent was taken, since nobody would send it again."""
         if self._repeats:
+            self._due.begin(self._passes.step)  # or the next one would not be after a multiple
             return
         began = time.perf_counter()
         self._kept_after = self._in.buffers_died if self._in is not None else 0
         if self._out is not None:
             self._out.flush()
         self._chunk.checkpoint = stage_parts(self._passes, self._turn.v)
-        self._due.taken(self._passes.step, time.perf_counter() - began + self._saving_s)
+        self._due.taken(self._passes.step, time.perf_counter() - began)
 
     # --- Answers to what the turn asks. Each waits a bounded time.
 
@@ -249,20 +258,28 @@ class StageActor:
         return spent_s
 
     def _sleep(self, seconds: float) -> tuple[float, float]:
-        if self._repeats:
-            return 0.0, 0.0
-        began = time.monotonic()
-        time.sleep(seconds)
-        slept_s = time.monotonic() - began
-        self._accounted_s += slept_s
-        return slept_s, slept_s - seconds
+        if not self._repeats:
+            self._dozing = Doze(time.monotonic(), seconds, with_excess=True)
+        return 0.0, 0.0
 
     def _pause(self, length: float) -> float:
-        if self._repeats:
-            return 0.0
-        self._later_trains = self._pace.release()
-        slept_s, _ = self._sleep(length * (1.0 if self._config.profile.unit == "seconds" else self._step_s))
-        return slept_s
+        if not self._repeats:
+            self._later_trains = self._pace.release()
+            seconds = length * (1.0 if self._config.profile.unit == "seconds" else self._step_s)
+            self._dozing = Doze(time.monotonic(), seconds, with_excess=False)
+        return 0.0
+
+    def _doze(self, doze: Doze, deadline: float) -> bool:
+        """Sleep on, but not beyond the chunk: who sleeps for long must not seem deaf. Returns whether it is over."""
+        now = time.monotonic()
+        time.sleep(max(0.0, min(doze.began + doze.seconds, max(deadline, now)) - now))
+        slept_s = time.monotonic() - doze.began
+        if slept_s < doze.seconds:
+            return False
+        self._accounted_s += slept_s
+        self._answer = (slept_s, slept_s - doze.seconds) if doze.with_excess else slept_s
+        self._dozing = None
+        return True
 
     def _wait(self, about: tuple[str, float | None]) -> float:
         reason, _ = about
@@ -289,7 +306,8 @@ class StageActor:
 
     def _note_pass_time(self, compute_s: float) -> None:
         """Keep the mean pass time, and under pace ``free`` what a step of the profile is in seconds."""
-        step = self._passes.step
+        self._timed += 1
+        step = self._timed
         self._pass_s += (compute_s - self._pass_s) / min(step, 100)
         if self._config.pace == "free" and self._config.profile.unit == "steps":
             if step in (1, 5) or step % 20 == 0:
@@ -313,5 +331,6 @@ class StageActor:
             self._in.give_up()
         if self._out is not None:
             self._out.flush()
-        kept = stage_parts(self._passes, self._turn.v) if keeps and not self._repeats else None
+        whole = not (self._failed or self._repeats)  # what fails may have changed the state already
+        kept = stage_parts(self._passes, self._turn.v) if keeps and whole else None
         return self._passes.end(), as_arrays(self._passes.learner.published() or {}), kept

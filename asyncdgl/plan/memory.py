@@ -14,8 +14,8 @@ from asyncdgl.rundir.checkpoint import KEPT
 
 SHARE_OF_MEMORY = 0.8
 
-KEPT_BYTES, KEPT_LEAST = 64_000_000, 16
-"""What each buffer on Ray keeps for a reader that died, at most: so many bytes, but at least so many entries."""
+KEPT_BYTES, KEPT_LEAST = 64_000_000, 8
+"""What a reader reads between two checkpoints, at most: so many bytes, but at least so many entries."""
 
 UNACKNOWLEDGED = 4
 """Inserts that a producer has on the wire at most, and places that it has for them."""
@@ -32,9 +32,9 @@ def most_places(held: int, prefetch: int, kept: int) -> int:
     Args:
         held: entries that it and its link hold.
         prefetch: that its reader fetches ahead.
-        kept: of those given last that are kept for a reader that died.
+        kept: passes between two checkpoints of its reader: what those read is kept until the next one counts, too.
     """
-    return held + UNACKNOWLEDGED + max(kept, places_given(prefetch)) + 1
+    return held + UNACKNOWLEDGED + 2 * kept + places_given(prefetch) + 1
 
 
 def kept_for_restart(config: ResolvedConfig, sizes: Sequence[int] | None = None) -> list[int]:

@@ -1,4 +1,4 @@
-"""Runs on Ray whose processes are killed at random moments: what becomes of each, and whether it is repeated bit for bit.
+"""Runs on Ray whose processes are killed at random moments: what becomes of each, and whether its bits are repeated.
 
 Stages, buffers, the pace keeper, the evaluator, Ray's own processes and the main process get SIGKILL. A run that ends
 with an error, or is killed as a whole, is gone on with by `asyncdgl resume`, up to a number of times. In the end

@@ -48,7 +48,7 @@ class Consumer:
     """Samples as a stage does, and copies what it got."""
 
     def __init__(self, buffer: Any) -> None:
-        self.inbox = Inbox(buffer)
+        self.inbox = Inbox(buffer, 2)
 
     def take(self) -> tuple[int, np.ndarray]:
         """Number and data of the next sample; -1 where there is none yet."""

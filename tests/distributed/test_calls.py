@@ -27,8 +27,11 @@ class Called:
         self._open = asyncio.Event()
         self._order: list[int] = []
 
-    async def address(self) -> str | None:
+    async def address(self) -> tuple[str, str | None]:
         return self._answers.listen()
+
+    async def through_ray(self, life: str, method: str, args: tuple[Any, ...]) -> Any:
+        return await self._answers.through_ray(life, method, args)
 
     async def pid(self) -> int:
         return os.getpid()

@@ -68,7 +68,9 @@ class Killer:
 
     def _kill(self, recorder: Any) -> bool:
         name = self._moments[0][1]
-        pid = next(p.pid for p in self._ray_run.outcome().processes if p.name == name)
+        pid = next((p.pid for p in self._ray_run.outcome().processes if p.name == name), None)
+        if pid is None:  # it is dead, and another one on its way
+            return False
         own = [r for r in recorder.trace if not name.startswith("stage") or name == f"stage {r.stage}"]
         if pid not in self.killed and len(own) > self._made.get(name, 0):
             os.kill(pid, self._number)
@@ -145,9 +147,37 @@ def test_sync_dgl_with_killed_stages_equals_sim(killed, run_sim, check_conservat
 @pytest.mark.ray
 def test_the_evaluator_that_is_killed_is_asked_again(killed) -> None:
     tree = {"epochs": 4, "stages": 2}
-    recorder, run = killed(tree, Killer([(20, "the evaluator"), (60, "the evaluator")]))
+    killer = Killer([(20, "the evaluator"), (60, "the evaluator")])
+    recorder, run = killed(tree, killer)
+    assert killer.killed
     check_whole(recorder, run)
+    assert {fault.process for fault in run.summary.faults} == {"the evaluator"}
     assert [line.epoch for line in recorder.evaluations] == [1, 2, 3, 4]
+
+
+@pytest.mark.ray
+def test_a_producer_of_a_reader_that_has_stopped_drops_again_what_it_dropped(killed, check_conservation) -> None:
+    """The buffer is full for good, and there is no place for what is made again; nobody waits for one."""
+    tree = {
+        "stages": 2,
+        "epochs": 4,
+        "delays": {"profile": "slow_stage1", "slowdown": 3},
+        "buffer": {"on_full": "block", "max_reuse": 50, "size": 3},
+        "checkpoint": {"every": 10**6},
+    }
+    recorder, run = killed(tree, Killer([(170, "stage 1")]))
+    check_whole(recorder, run)
+    check_conservation(recorder)
+    assert [fault.process for fault in run.summary.faults] == ["stage 1"]
+
+
+@pytest.mark.ray
+def test_who_sleeps_for_long_is_not_deaf(killed) -> None:
+    pause = {"name": "long", "unit": "seconds", "stages": {2: {"pause": {"probability": 0.02, "length": 4.0}}}}
+    tree = {"epochs": 1, "stages": 2, "delays": {"profile": pause}, "ray": {"deaf_s": 1.0}}
+    recorder, run = killed(tree, Killer([]))
+    assert max(r.waits.get("pause", 0.0) for r in recorder.trace) >= 4
+    assert run.summary.faults == ()
 
 
 @pytest.mark.ray
@@ -204,6 +234,7 @@ def test_a_pace_keeper_that_is_killed_is_told_again(killed, check_conservation, 
     assert len(killer.killed) == 2
     check_whole(recorder, run)
     check_conservation(recorder)
+    assert [fault.process for fault in run.summary.faults] == ["the pace keeper"] * 2
 
 
 @pytest.mark.ray
