@@ -88,7 +88,7 @@ class ResumeSession(Session):
             observer.noticed(f"going on: {text}")
         steps = {j: stage.kept.of(j).step if stage.kept is not None else 0 for j, stage in restart.stages.items()}
         lost, again = (sum(getattr(s, what) for s in restart.stages.values()) for what in ("lost", "again"))
-        where = ", ".join(f"stage {j} from step {step}" for j, step in steps.items())
+        where = ", ".join(f"stage {j} from step {step}" for j, step in sorted(steps.items()))
         observer.noticed(f"going on: {where}; of the passes since then {again} are made again, {lost} are lost")
         kept = [stage.kept.position.wall_seconds for stage in restart.stages.values() if stage.kept is not None]
         self._began -= max(kept, default=0.0)

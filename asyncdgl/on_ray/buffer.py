@@ -47,18 +47,18 @@ class BufferActor:
     Args:
         config: the run.
         after_stage: its producer.
-        pace: the pace keeper.
+        pace: the pace keeper's name. Not a handle: Ray does not like to start an actor again that was given one.
         given: parts of the run that were handed over as objects, by kind.
         keeps: how many of the entries that it gave it keeps for a reader that died, at most.
     """
 
     def __init__(
-        self, config: ResolvedConfig, after_stage: int, pace: Any, given: Mapping[str, Any], keeps: int
+        self, config: ResolvedConfig, after_stage: int, pace: str, given: Mapping[str, Any], keeps: int
     ) -> None:
         with handed_over(given):
             self._buffer = make_buffer(config, after_stage, lambda entry: self._left.append(entry.payload))
         self._left: list[Stored] = []  # places of entries that are gone, until the present call has ended
-        self._pace = pace
+        self._pace_name, self._pace = pace, cast(Any, None)
         self._reader = after_stage + 1
         self._steps_clock = steps_clock(config, after_stage)
         self._changed = asyncio.Condition()
@@ -241,6 +241,7 @@ class BufferActor:
         """Until the profile clock has come to ``due``, or another entry was sent that may be here sooner."""
 
         async def reached() -> float:
+            self._pace = self._pace or ray.get_actor(self._pace_name)
             try:
                 clock: float = await self._pace.reached.remote(self._reader, due, starts)
             except ray.exceptions.ActorUnavailableError:  # it will be there again

@@ -82,12 +82,14 @@ class Placement:
         joined = wanted_address(self._config.ray.address) is not None
         return (self._config.threads_of(stage) if joined else 1) - _BESIDE_A_STAGE
 
-    def actor(self, cls: type, bundle: int, cpus: float, gpus: float = 0.0) -> Any:
-        """The class as an actor in a bundle."""
+    def actor(self, cls: type, bundle: int, cpus: float, gpus: float = 0.0, name: str | None = None) -> Any:
+        """The class as an actor in a bundle; with a name, others find it by that."""
         strategy = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=bundle)
         options: dict[str, Any] = {"num_cpus": cpus, "scheduling_strategy": strategy}
         if gpus:
             options["num_gpus"] = gpus
+        if name is not None:
+            options["name"] = name
         if cls in (PaceActor, BufferActor):
             options["max_concurrency"] = 1000  # waiting calls are cheap: a stage has a few at a time
             # Each entry of sync-dgl is needed once: there an empty buffer can't take another one's place.

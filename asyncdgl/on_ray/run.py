@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -108,14 +109,15 @@ class RayRun:
         """
         config = self._config
         self._place.find()
-        self._pace = self._place.actor(PaceActor, 0, SMALL_CPUS).remote(config)
+        pace = f"pace-{secrets.token_hex(8)}"  # other runs may use the cluster
+        self._pace = self._place.actor(PaceActor, 0, SMALL_CPUS, name=pace).remote(config)
         pending = {PACE: self._pace.hello.remote()}
         self._most: list[int | None] = [None, *kept_for_restart(config)]
         for j in self._numbers:  # in pipeline order, since a machine starts only a few processes at a time
             if j < len(self._numbers):
                 actor = self._place.actor(BufferActor, j + 1, SMALL_CPUS)
                 # Twice what its reader's checkpoints need: one counts only once all that it rests on is recorded.
-                self._buffers[j] = actor.remote(config, j, self._pace, self._given, 2 * (self._most[j] or 0))
+                self._buffers[j] = actor.remote(config, j, pace, self._given, 2 * (self._most[j] or 0))
                 pending[f"buffer {j}"] = self._buffers[j].hello.remote()
             self._stages[j] = self._new_stage(j)
             pending[f"stage {j}"] = self._stages[j].hello.remote()

@@ -18,7 +18,6 @@ from asyncdgl.buffers.entry import Entry, PassName, Provenance
 from asyncdgl.config.yaml import parse_config
 from asyncdgl.on_ray.buffer import BufferActor
 from asyncdgl.on_ray.ends import Inbox, Outbox
-from asyncdgl.on_ray.pace import PaceActor
 from asyncdgl.plan.resolve import planned
 
 CONFIG = {"runtime": "ray", "stages": 2, "pace": "free", "buffer": {"size": 10, "sampler": "lifo"}}
@@ -82,8 +81,7 @@ class Consumer:
 def measure(nbytes: int, count: int) -> Times:
     """All four times, ``count`` times each."""
     config = planned(parse_config(CONFIG))
-    pace = ray.remote(PaceActor).options(num_cpus=0, max_concurrency=100).remote(config)
-    buffer = ray.remote(BufferActor).options(num_cpus=0.05, max_concurrency=1000).remote(config, 1, pace, {}, 16)
+    buffer = ray.remote(BufferActor).options(num_cpus=0.05, max_concurrency=1000).remote(config, 1, "pace", {}, 16)
     producer, consumer = Producer.remote(buffer, nbytes), Consumer.remote(buffer)
     times = Times()
     for number in range(count + 15):
@@ -94,7 +92,7 @@ def measure(nbytes: int, count: int) -> Times:
         time.sleep(PAUSE_S)
         times.sample.append(ray.get(consumer.sample.remote()))
         times.sample_ahead.append(ray.get(consumer.sample_ahead.remote()))
-    for actor in (producer, consumer, buffer, pace):
+    for actor in (producer, consumer, buffer):
         ray.kill(actor)
     return times.without_first(15)  # until the buffer is full and its memory was used once
 

@@ -23,14 +23,16 @@ def make_buffer(**settings: Any) -> Any:
     # Ray reads its settings when it is imported: only once the cluster's are made.
     from asyncdgl.on_ray.buffer import BufferActor
 
-    return BufferActor(planned(parse_config({"buffer": settings})), 1, None, {}, 64)
+    return BufferActor(planned(parse_config({"buffer": settings})), 1, "pace", {}, 64)
 
 
 def make_slow_buffer(pace: Any) -> Any:
     """Behind a link whose entries take 10 steps on average, on the profile clock."""
     from asyncdgl.on_ray.buffer import BufferActor
 
-    return BufferActor(parse_config({"seed": 3, "delays": {"profile": "wan"}}), 1, pace, {}, 64)
+    buffer = BufferActor(parse_config({"seed": 3, "delays": {"profile": "wan"}}), 1, "pace", {}, 64)
+    buffer._pace = pace
+    return buffer
 
 
 def test_what_was_given_stays_until_the_reader_has_read_it(cluster) -> None:

@@ -151,7 +151,7 @@ def test_another_user_is_refused(calls) -> None:
 
     if not calls.is_local or os.geteuid() != 0:
         pytest.skip("needs a socket, and another user")
-    name = ray.get(calls._actor.address.remote())
+    _, name = ray.get(calls._actor.address.remote())
     script = f"""
 import os, socket
 os.setuid(65534)
