@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.errors import ConfigError, DataError
 from asyncdgl.observer import NullObserver, Observer
 from asyncdgl.plan.machine import available_cores
-from asyncdgl.rundir.checkpoint import newest_checkpoint
+from asyncdgl.rundir.checkpoint import newest_checkpoint, remove_checkpoints_after, stage_checkpoints
 from asyncdgl.rundir.environment import describe_environment, environment_differences
 from asyncdgl.rundir.reader import Run, read_run
-from asyncdgl.rundir.records import CONFIG, EvaluationLine
+from asyncdgl.rundir.records import EvaluationLine
 from asyncdgl.rundir.writer import RunWriter
 from asyncdgl.session import Session, Supervisor
 
 
 class ResumeSession(Session):
-    """The rest of a run of `sim` or `virtual`, which becomes the run that was never stopped.
+    """The rest of a run. One of `sim`, `virtual` or `sync-dgl` becomes the run that was never stopped.
 
     Args:
         left: what it has left.
@@ -28,11 +29,6 @@ class ResumeSession(Session):
     """
 
     def __init__(self, left: Run, supervisor: Supervisor | None = None) -> None:
-        if left.config.runtime == "ray":
-            raise ConfigError(
-                f"{left.path}: a run on Ray keeps no checkpoints and can't be gone on with; `asyncdgl run --config "
-                f"{left.path / CONFIG}` begins it anew"
-            )
         if left.summary is not None and left.summary.status == "completed":
             raise ConfigError(f"{left.path}: the run is complete, there is nothing to go on with")
         self._left = left
@@ -59,23 +55,62 @@ class ResumeSession(Session):
         return self._left.path, self._writer
 
     def _begin(self) -> None:
-        """Nothing of the run is touched before all of it is repeated."""
-        if self._past is None:
+        """Nothing of a run in one process is touched before all of it is repeated."""
+        if self._restart is not None:
+            self._writer.keep_only(self._restart.records, self._restart.lines)
+            for j, stage in self._restart.stages.items():
+                remove_checkpoints_after(self._writer.path, j, stage.kept.of(j).step if stage.kept is not None else 0)
+        elif self._past is None:
             self._writer.cut(self._left, 0, 0)
 
     def _find_past(self, observer: Observer) -> None:
-        from asyncdgl.engine.past import Past
-
         writer = self._writer
         left = self._left = read_run(self._left.path, self._left.given)  # now that nobody else writes there
         writer.environment = left.environment
         sha256 = self._dataset.sha256 if self._dataset is not None else None
         here = describe_environment(self.config, sha256, available_cores())
+        for difference in environment_differences(left.environment, here):
+            observer.noticed(f"going on: {difference}")
+        if self.config.runtime == "ray":
+            self._find_restart(observer)
+        else:
+            self._find_checkpoint(observer)
+
+    def _find_restart(self, observer: Observer) -> None:
+        from asyncdgl.engine.restart import plan_restart
+
+        found = {j: stage_checkpoints(self._left, j) for j in range(1, self.config.stages + 1)}
+        restart = plan_restart(self._left, {j: kept for j, (kept, _) in found.items()})
+        problems = {j: said for j, (_, said) in found.items() if said}
+        unusable = [said for j, said in problems.items() if restart.stages[j].kept is None]
+        self._refuse([text for said in unusable for text in said])
+        for text in (text for said in problems.values() for text in said):
+            observer.noticed(f"going on: {text}")
+        steps = {j: stage.kept.of(j).step if stage.kept is not None else 0 for j, stage in restart.stages.items()}
+        lost, again = (sum(getattr(s, what) for s in restart.stages.values()) for what in ("lost", "again"))
+        where = ", ".join(f"stage {j} from step {step}" for j, step in sorted(steps.items()))
+        observer.noticed(f"going on: {where}; of the passes since then {again} are made again, {lost} are lost")
+        kept = [stage.kept.position.wall_seconds for stage in restart.stages.values() if stage.kept is not None]
+        self._began -= max(kept, default=0.0)
+        self._restart = restart
+
+    def _refuse(self, problems: Sequence[str]) -> None:
+        """Where nothing that was kept can be used: to begin anew would throw away what was computed.
+
+        Raises:
+            DataError: there are problems.
+        """
+        if problems:
+            self._writer.close()
+            raise DataError(f"{self._left.path} can't be gone on with, and is left as it is: {'; '.join(problems)}")
+
+    def _find_checkpoint(self, observer: Observer) -> None:
+        from asyncdgl.engine.past import Past
+
+        left, writer = self._left, self._writer
         kept, problems = newest_checkpoint(left)
-        if kept is None and problems:  # to begin anew would throw away what was computed
-            writer.close()
-            raise DataError(f"{left.path} can't be gone on with, and is left as it is: {'; '.join(problems)}")
-        for problem in (*environment_differences(left.environment, here), *problems):
+        self._refuse(problems if kept is None else [])
+        for problem in problems:
             observer.noticed(f"going on: {problem}")
         if kept is None:
             observer.noticed("going on: there is no checkpoint yet, so the same passes are made from the first one")

@@ -20,7 +20,7 @@ from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.errors import AsyncDGLError, ConfigError, DataError, Diverged, Interrupted, RunFailed, StageFailed
 from asyncdgl.observer import NullObserver, Observer, Several
 from asyncdgl.plan.machine import available_cores, wanted_address
-from asyncdgl.plan.memory import check_memory
+from asyncdgl.plan.memory import check_memory, checkpoints_kept
 from asyncdgl.plan.resolve import planned, resolve
 from asyncdgl.rundir.checkpoint import keeper, remove_checkpoints
 from asyncdgl.rundir.environment import describe_environment
@@ -34,6 +34,7 @@ from asyncdgl.rundir.writer import RunWriter, check_out, make_run_dir
 if TYPE_CHECKING:
     from asyncdgl.data.dataset import Dataset
     from asyncdgl.engine.past import Past
+    from asyncdgl.engine.restart import Restart
 
 LOG_TAIL_BYTES = 20_000
 
@@ -103,6 +104,7 @@ class Session:
         self._data: Path | None = None
         self._dataset: Dataset | None = None
         self._past: Past | None = None
+        self._restart: Restart | None = None
 
     def _planned(self) -> ResolvedConfig:
         return planned(self._asked)
@@ -153,6 +155,7 @@ class Session:
             self._begin()
             observer.began(self.path)
             self._train(Several(self._writer, observer))
+            remove_checkpoints(self._writer.path)
         except (ConfigError, DataError):  # nothing was computed
             self._writer.close()
             self._remove_run_dir(out_existed)
@@ -217,7 +220,6 @@ class Session:
                 raise
             finally:
                 self._outcome = run.outcome()
-        remove_checkpoints(self._writer.path)
 
     def _train_on_ray(self, observer: Observer) -> None:
         if self._data is None:
@@ -231,13 +233,15 @@ class Session:
 
                 self._supervisor.take()
                 self._supervisor.check()
-                ray_run = RayRun(self.config, self._data, observer, self._supervisor.check)
+                keep = keeper(self._writer, self._wall_seconds, checkpoints_kept(self.config))
+                ray_run = RayRun(self.config, self._data, observer, self._supervisor.check, keep, self._restart)
                 self._outcome = ray_run.outcome()
                 with self._concluded():
                     try:
                         ray_run.start()
                         self._write_environment()
                         ray_run.run()
+                        self._write_environment()  # its processes may be others by now
                     except BaseException:
                         ray_run.stop()
                         raise

@@ -55,7 +55,7 @@ class ReplayBuffer(Generic[P]):
         self._held_at_samples = 0
         self._newest = -1  # step of the newest entry that has arrived
         self.inserted = 0
-        self.sampled = 0
+        self.sampled = self._sampled_before = 0
         self.retired = 0
         self.overwritten_unused = 0
         self.peak_bytes = 0
@@ -119,6 +119,18 @@ class ReplayBuffer(Generic[P]):
                 self._take_arrivals(now)
             self.peak_bytes = max(self.peak_bytes, self.nbytes)
 
+    def begin_sampling(self, number: int) -> None:
+        """The next sampling has this number: the ones before it were another one's, which is gone."""
+        self.sampled = self._sampled_before = number
+
+    def begin(self, incarnation: int, step: int) -> None:
+        """See ``Link``."""
+        self._link.begin(incarnation, step)
+
+    def sent_until(self, incarnation: int) -> int:
+        """See ``Link``."""
+        return self._link.sent_until(incarnation)
+
     def drop(self, name: PassName) -> None:
         """Count an entry that the producer did not send, because nobody reads it any more."""
         self._reserved.discard(name)
@@ -178,7 +190,7 @@ class ReplayBuffer(Generic[P]):
             "dropped": self._link.dropped,
             "left": len(self._held),
             "on_the_way": len(self._link),
-            "mean_held": self._held_at_samples / self.sampled if self.sampled else 0.0,
+            "mean_held": self._held_at_samples / max(1, self.sampled - self._sampled_before),
             "peak_bytes": self.peak_bytes,
         }
 

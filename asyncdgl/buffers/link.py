@@ -137,6 +137,15 @@ class Link(Generic[P]):
         """Whether an entry of this name was sent before."""
         return name.step in self._seen[name.incarnation]
 
+    def begin(self, incarnation: int, step: int) -> None:
+        """The producer goes on with this step: what it sent before went to another one, which is gone."""
+        if not self.sent:
+            self._seen[incarnation].first_missing = self._settled.first_missing = step
+
+    def sent_until(self, incarnation: int) -> int:
+        """One more than the last step whose entry was sent, or counted as dropped."""
+        return self._seen[incarnation].last + 1
+
     def count_dropped(self, steps: Iterable[int], incarnation: int = 0) -> None:
         """Entries that the producer dropped before they were sent: too many under way, or nobody to read them."""
         for step in steps:
@@ -202,6 +211,11 @@ class _Steps:
     def __init__(self) -> None:
         self.first_missing = 0
         self._above: set[int] = set()
+
+    @property
+    def last(self) -> int:
+        """The largest; -1 where there is none."""
+        return max(self._above, default=self.first_missing - 1)
 
     def __contains__(self, step: int) -> bool:
         return step < self.first_missing or step in self._above

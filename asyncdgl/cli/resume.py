@@ -14,8 +14,9 @@ from asyncdgl.rundir.reader import read_run
 def resume(run_dir: Path) -> int:
     """Go on with the run in RUN_DIR, which was stopped.
 
-    A run of --runtime sim or virtual that was stopped, killed, or failed for a reason that is gone: it goes on from its
-    newest checkpoint, in the same directory, and ends as if it had never been stopped.
+    A run that was stopped, killed, or failed for a reason that is gone: it goes on from its newest checkpoints, in the
+    same directory. With --runtime sim or virtual, or with sync-dgl, it ends as if it had never been stopped. With
+    async-dgl on Ray the passes since are lost, and counted.
     """
     left = read_run(run_dir)
     from asyncdgl.cli.session import run_and_show

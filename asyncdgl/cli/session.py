@@ -58,14 +58,12 @@ def _report(left: Run, path: Path | None, error: str | None, code: int, warned: 
     if left.summary is not None:
         show_summary(left.summary, left.config.profile.name)
     click.echo(f"results: {path}")
+    go_on = f"`asyncdgl resume {path}` goes on with it"
     if error is not None:
         click.echo(f"Error: {error}", err=True)
+        if left.summary is not None and left.summary.status == "failed" and left.records:
+            click.echo(f"Once the reason is gone, {go_on}.", err=True)
     elif code:
-        again = (
-            f"`asyncdgl run --config {path}/config.yaml` repeats it from the start"
-            if left.config.runtime == "ray"
-            else f"`asyncdgl resume {path}` goes on with it"
-        )
-        click.echo(f"The run was stopped before its end; what it computed is in {path}. {again}.", err=True)
+        click.echo(f"The run was stopped before its end; what it computed is in {path}. {go_on}.", err=True)
     for message in warned:
         click.echo(f"Warning: {message}; everything else is there", err=True)

@@ -20,7 +20,6 @@ class CheckpointConfig(Section):
         "own passes of a stage between two checkpoints; null: as often as costs at most a hundredth of the time. A run "
         "that is stopped keeps one, too",
         unit="passes",
-        where=where.RESUMED,
         bits=False,
     )
 

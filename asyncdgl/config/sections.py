@@ -331,3 +331,12 @@ class RayConfig(Section):
         label="threads, stage by stage",
         where=where.ON_RAY,
     )
+    deaf_s: float = setting(
+        30.0,
+        "how long a process may live without an answer before it is ended and replaced; more where passes take longer",
+        unit="seconds",
+        where=where.ON_RAY,
+        bits=False,
+        gt=0,
+        allow_inf_nan=False,
+    )

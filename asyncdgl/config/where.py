@@ -77,8 +77,6 @@ FETCHING = (
     Where("to --runtime ray or virtual with at least two stages", lambda c: c.runtime != "sim" and c.stages > 1),
 )
 
-RESUMED = (Where("to --runtime sim or virtual", lambda c: c.runtime != "ray"),)
-
 MOMENTUM = (_COMPUTING, Where("to the optimizer sgd", lambda c: c.optim.name == "sgd" or _is_own(c.optim.name)))
 ADAM = (
     _COMPUTING,

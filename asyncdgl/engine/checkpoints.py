@@ -1,4 +1,4 @@
-"""When a run in one process is kept, and what of it (rule 29)."""
+"""When what a run goes on from is kept, and what of it (rule 29)."""
 
 from __future__ import annotations
 
@@ -12,23 +12,54 @@ from asyncdgl.engine.evaluations import Evaluating
 from asyncdgl.engine.passes import StagePasses
 from asyncdgl.learn.learner import as_arrays
 from asyncdgl.rundir import checkpoint as names
-from asyncdgl.rundir.checkpoint import Keep
+from asyncdgl.rundir.checkpoint import Keep, StagePosition
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-SOONEST_S = 10.0
-"""Between two checkpoints, where their number is not given: what was made in a few seconds is soon made again."""
-
 SHARE = 0.01
 """Of the time that checkpoints may take, where their number is not given."""
+
+
+class Due:
+    """When a checkpoint is due.
+
+    Args:
+        every: passes between two; None for as often as costs at most a hundredth of the time.
+        soonest_s: between two, where their number is not given: what was made meanwhile is soon made again.
+        most: passes between two at most, whatever it costs; None for no bound.
+    """
+
+    def __init__(self, every: int | None, soonest_s: float, most: int | None = None) -> None:
+        self._every, self._soonest_s, self._most = every, soonest_s, most
+        self._made = 0
+        self._not_before_s = time.perf_counter() + soonest_s
+
+    def begin(self, made: int) -> None:
+        """It goes on after so many passes."""
+        self._made = made
+
+    def is_due(self, made: int) -> bool:
+        """Whether it is time, after so many passes."""
+        if made == self._made:
+            return False
+        if self._every is not None:
+            return made // self._every > self._made // self._every
+        if self._most is not None and made >= self._made + self._most:
+            return True
+        return time.perf_counter() >= self._not_before_s
+
+    def taken(self, made: int, cost_s: float) -> None:
+        """There is one after so many passes, and it took so long."""
+        self._made = made
+        self._not_before_s = time.perf_counter() + max(self._soonest_s, cost_s / SHARE)
 
 
 class Checkpoints:
     """Of a run whose stages are all in this process.
 
     Args:
-        every: passes of each stage between two checkpoints; None for as often as costs at most a hundredth of the time.
+        every: passes of each stage between two checkpoints; None: see ``Due``.
         passes: of each stage.
         evaluating: what an evaluation may still need.
         keep: writes a checkpoint; None where none is kept.
@@ -37,22 +68,18 @@ class Checkpoints:
     def __init__(
         self, every: int | None, passes: Mapping[int, StagePasses], evaluating: Evaluating, keep: Keep | None
     ) -> None:
-        self._every = None if every is None else every * len(passes)
+        self._due = Due(None if every is None else every * len(passes), soonest_s=10.0)
         self._passes, self._evaluating, self._keep = passes, evaluating, keep
         self._made = 0
-        self._not_before_s = time.perf_counter() + SOONEST_S
 
     def begin(self, made: int) -> None:
         """The run goes on after so many passes."""
         self._made = made
+        self._due.begin(made)
 
     def are_due(self, made: int) -> bool:
         """Whether it is time, after so many passes."""
-        if self._keep is None or made == self._made:
-            return False
-        if self._every is not None:
-            return made // self._every > self._made // self._every
-        return time.perf_counter() >= self._not_before_s
+        return self._keep is not None and self._due.is_due(made)
 
     def take(self, made: int, elapsed_s: float, entries: Iterable[tuple[PassName, Any]]) -> None:
         """Keep what the run goes on from; where there is no room it is said, and the run goes on without.
@@ -67,12 +94,10 @@ class Checkpoints:
         began = time.perf_counter()
         arrays: dict[str, NDArray[Any]] = {}
         stages = []
-        for j, passes in self._passes.items():
-            state = passes.learner.state_dict()
-            stages.append(passes.position(state["optimizer"]))
-            arrays.update(_named(names.weights(j), as_arrays(state["weights"])))
-            for kind, values in state["optimizer"].items():
-                arrays.update(_named(f"{names.optimizer(j)}{kind}/", as_arrays(values)))
+        for passes in self._passes.values():
+            position, of_stage = stage_parts(passes)
+            stages.append(position)
+            arrays.update(of_stage)
         for name, payload in entries:
             if payload is not None:
                 from asyncdgl.buffers.codecs import to_arrays
@@ -85,8 +110,22 @@ class Checkpoints:
         except OSError as error:
             warnings.warn(f"no checkpoint after {made} passes: {error}", stacklevel=2)
         self._made = made
-        ended = time.perf_counter()
-        self._not_before_s = ended + max(SOONEST_S, (ended - began) / SHARE)
+        self._due.taken(made, time.perf_counter() - began)
+
+
+def stage_parts(passes: StagePasses, v: float = 0.0) -> tuple[StagePosition, dict[str, NDArray[Any]]]:
+    """Where a stage stands, and the arrays of its state by their names in a checkpoint.
+
+    Args:
+        passes: of the stage.
+        v: its profile clock, in steps.
+    """
+    j = passes.number
+    state = passes.learner.state_dict()
+    arrays = _named(names.weights(j), as_arrays(state["weights"]))
+    for kind, values in state["optimizer"].items():
+        arrays.update(_named(f"{names.optimizer(j)}{kind}/", as_arrays(values)))
+    return passes.position(state["optimizer"], v), arrays
 
 
 def _named(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

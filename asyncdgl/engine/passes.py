@@ -118,6 +118,7 @@ class StagePasses:
         clock: seconds since training began.
 
     Attributes:
+        incarnation: counts how often the stage went back to a checkpoint for good (rule 31).
         step: number of the next pass, of both kinds, from 0.
         quota: updates until the stage only forwards.
         updates_per_epoch: see above.
@@ -135,6 +136,7 @@ class StagePasses:
     ) -> None:
         self.number = number
         self.learner = learner
+        self.incarnation = 0
         self.step = 0
         self.quota = config.epochs * updates_per_epoch
         self._handling = handling
@@ -145,13 +147,12 @@ class StagePasses:
         # Stages that train one after the other each begin with the first mini-batch.
         self._stream_length = self.quota if config.one_by_one else None
         self.meter = EpochMeter(config.batch_size)
-        self._forward_passes = 0
         self._entry_bytes = 0
 
     @property
     def next_name(self) -> PassName:
         """The name of the next pass."""
-        return PassName(self.number, 0, self.step)
+        return PassName(self.number, self.incarnation, self.step)
 
     @property
     def is_training(self) -> bool:
@@ -197,14 +198,13 @@ class StagePasses:
                 self._count(loss, result.correct, updates)
         else:
             output = learner.forward(batch)
-            self._forward_passes += 1
         entry: Entry[Any] | None = None
         if not self._is_last:
             payload, nbytes = self._handling.write(output, batch, step)
             self._entry_bytes = nbytes
-            entry = Entry(Provenance(PassName(self.number, 0, step), updates, trains, batch.number), payload, nbytes)
+            entry = Entry(Provenance(self.next_name, updates, trains, batch.number), payload, nbytes)
         self.step = step + 1
-        made = self.number, 0, step, kind, batch.number
+        made = self.number, self.incarnation, step, kind, batch.number
         given = _NOTHING_GIVEN
         if sample is not None:
             (_, incarnation, of_step), update, _, _ = sample.source
@@ -237,14 +237,19 @@ class StagePasses:
         due = epoch % self._every == 0 or epoch == self._epochs  # rule 24
         return EpochEnd(line, self.learner.published() if due else None)
 
-    def position(self, optimizer: Iterable[str]) -> StagePosition:
+    def position(self, optimizer: Iterable[str], v: float = 0.0) -> StagePosition:
         """Where the stage stands, beside its learner's state.
 
         Args:
             optimizer: kinds of its optimizer's state.
+            v: its profile clock, in steps.
         """
         updates, loss, correct = self.meter.sums
         return StagePosition(
+            stage=self.number,
+            incarnation=self.incarnation,
+            step=self.step,
+            v=v,
             updates=self.learner.updates,
             optimizer=tuple(optimizer),
             entry_bytes=self._entry_bytes,
@@ -259,6 +264,11 @@ class StagePasses:
         self.learner, self._handling = learner, handling
         return before
 
+    def go_on(self, position: StagePosition) -> None:
+        """Stand where the stage stood; its learner has the state of then."""
+        self.step, self._entry_bytes = position.step, position.entry_bytes
+        self.meter.load(position.epoch_updates, position.epoch_loss, position.epoch_correct)
+
     def progress(self, stopped: bool) -> Progress:
         """How far the stage has come."""
         updates = self.learner.updates
@@ -269,7 +279,7 @@ class StagePasses:
         updates = self.learner.updates
         return StageEnd(
             updates=updates,
-            forward_passes=self._forward_passes,
+            forward_passes=self.step - updates,
             epochs=updates // self.updates_per_epoch,
             state_sha256=self.learner.state_sha256(),
             fetched_unused=fetched_unused,

@@ -71,7 +71,7 @@ class Past:
     def begin(self, passes: Mapping[int, StagePasses]) -> None:
         """From now on the stages pretend."""
         for j, own in passes.items():
-            stage = self._kept.position.stages[j - 1]
+            stage = self._kept.of(j)
             learner = _Pretending(j, own.updates_per_epoch, self._kept)
             self._real[j] = own.exchange(learner, _Kept(j, stage.entry_bytes, self._kept))
 
@@ -82,13 +82,12 @@ class Past:
             DataError: the checkpoint does not fit the run.
         """
         for j, own in passes.items():
-            stage = self._kept.position.stages[j - 1]
-            if own.learner.updates != stage.updates:
+            stage = self._kept.of(j)
+            if (own.learner.updates, own.step) != (stage.updates, stage.step):
                 raise DataError(f"the checkpoint says {stage.updates} updates of stage {j}, the trace says otherwise")
             learner, handling = self._real[j]
-            learner.load_state_dict(state_of(self._kept, j))
             own.exchange(learner, handling)
-            own.meter.load(stage.epoch_updates, stage.epoch_loss, stage.epoch_correct)
+            go_on(own, self._kept)
         self.is_over = True
         self._on_over()
 
@@ -112,14 +111,18 @@ class Past:
         return timeless if self._timed else timeless._replace(sampled_s=None, start_s=0.0, end_s=0.0, waits={})
 
 
-def state_of(kept: Checkpoint, stage: int) -> dict[str, Any]:
-    """A stage's state, as its ``load_state_dict`` takes it."""
-    position = kept.position.stages[stage - 1]
-    return {
-        "weights": _tensors(kept.part(names.weights(stage))),
-        "optimizer": {kind: _tensors(kept.part(f"{names.optimizer(stage)}{kind}/")) for kind in position.optimizer},
-        "updates": position.updates,
-    }
+def go_on(passes: StagePasses, kept: Checkpoint) -> None:
+    """A stage takes the state that a checkpoint has of it, and stands where it stood."""
+    stage = passes.number
+    position = kept.of(stage)
+    passes.learner.load_state_dict(
+        {
+            "weights": _tensors(kept.part(names.weights(stage))),
+            "optimizer": {kind: _tensors(kept.part(f"{names.optimizer(stage)}{kind}/")) for kind in position.optimizer},
+            "updates": position.updates,
+        }
+    )
+    passes.go_on(position)
 
 
 def _tensors(arrays: Mapping[str, Any]) -> State:
@@ -127,7 +130,7 @@ def _tensors(arrays: Mapping[str, Any]) -> State:
         return {}
     import torch
 
-    return {name: torch.from_numpy(value) for name, value in arrays.items()}
+    return {name: torch.tensor(value) for name, value in arrays.items()}
 
 
 class _Pretending(NoArithmetic):

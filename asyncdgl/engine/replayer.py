@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,8 +21,10 @@ from asyncdgl.buffers.codecs import Payload
 from asyncdgl.buffers.entry import Entry, PassName
 from asyncdgl.data.dataset import open_dataset
 from asyncdgl.engine.build import make_passes
+from asyncdgl.engine.passes import StagePasses
 from asyncdgl.errors import ConfigError, ReplayMismatch
 from asyncdgl.learn.arithmetic import set_up_torch
+from asyncdgl.rundir.checkpoint import StagePosition
 from asyncdgl.rundir.reader import Run
 from asyncdgl.rundir.trace import FORWARD, TRAIN, PassRecord
 
@@ -70,6 +74,13 @@ class Replay:
         self._recorded = {j: recorded.get(j, []) for j in self._numbers}
         self._readers = Counter(_source(r) for r in run.records if r.stage > 1)
         self._entries: dict[PassName, Entry[Payload]] = {}  # made, and still to be read
+        self._done = dict.fromkeys(self._numbers, 0)  # passes of the trace that were repeated
+        # Where an incarnation began: its state is the one that the stage had there before.
+        self._begins = {
+            j: {r.step for before, r in pairwise(own) if r.incarnation > before.incarnation}
+            for j, own in self._recorded.items()
+        }
+        self._states: dict[tuple[int, int], tuple[StagePosition, dict[str, Any]]] = {}  # by stage and step
 
     def run(self) -> list[StageReplay]:
         """Repeat every pass, comparing as it goes.
@@ -79,19 +90,21 @@ class Replay:
         """
         while (j := self._next_stage()) is not None:
             self._check()
-            self._repeat(j, self._recorded[j][self._passes[j].step])
+            self._repeat(j, self._recorded[j][self._done[j]])
+            self._done[j] += 1
         return [self._result(j) for j in self._numbers]
 
     def _next_stage(self) -> int | None:
         """The last stage that can make its next pass: so each entry is soon read and let go."""
         for j in reversed(self._numbers):
-            step = self._passes[j].step
-            if step < len(self._recorded[j]) and (j == 1 or _source(self._recorded[j][step]) in self._entries):
+            done, recorded = self._done[j], self._recorded[j]
+            if done < len(recorded) and (j == 1 or _source(recorded[done]) in self._entries):
                 return j
         return None
 
     def _repeat(self, j: int, record: PassRecord) -> None:
         passes = self._passes[j]
+        self._take_place(passes, record)
         name = passes.next_name
         if (record.stage, record.incarnation, record.step) != name:
             raise ReplayMismatch(f"stage {j}: the trace has step {record.step} where step {name.step} is due")
@@ -106,6 +119,24 @@ class Replay:
             raise _differs(record, "loss", passed.record.loss, record.loss)
         if passed.entry is not None and self._readers[name]:
             self._entries[name] = passed.entry
+
+    def _take_place(self, passes: StagePasses, record: PassRecord) -> None:
+        """Where the pass is the first of an incarnation, go back to where that began."""
+        j = passes.number
+        if passes.step in self._begins[j]:
+            state = passes.learner.state_dict()
+            self._states[j, passes.step] = passes.position(state["optimizer"]), state
+        follows = record.incarnation == passes.incarnation + 1 and self._may_go_back(j)
+        if follows and (j, record.step) in self._states:
+            position, state = self._states[j, record.step]
+            passes.learner.load_state_dict(state)
+            passes.go_on(position)
+            passes.incarnation = record.incarnation
+
+    def _may_go_back(self, stage: int) -> bool:
+        """Whether a stage ever went on from a checkpoint, as far as the run could say that."""
+        summary = self._run.summary
+        return summary is None or any(fault.process == f"stage {stage}" for fault in summary.faults)
 
     def _sample(self, record: PassRecord) -> Sample[Payload]:
         """What the pass read; what the trace says of it must be true of it."""
@@ -125,10 +156,13 @@ class Replay:
     def _result(self, j: int) -> StageReplay:
         passes, recorded, summary = self._passes[j], self._recorded[j], self._run.summary
         complete = summary is not None and summary.status == "completed"
-        if passes.step < len(recorded):
-            record = recorded[passes.step]
+        if self._done[j] < len(recorded):
+            record = recorded[self._done[j]]
             source = _source(record)
-            behind_the_end = source.step >= len(self._recorded[j - 1]) or self._passes[j - 1].step <= source.step
+            made = {(r.incarnation, r.step) for r in self._recorded[j - 1][: self._done[j - 1]]}
+            known = max((r.incarnation for r in self._recorded[j - 1]), default=0)
+            could_be = source.incarnation <= known or self._may_go_back(j - 1)
+            behind_the_end = source[1:] not in made and could_be
             if complete or not behind_the_end:
                 raise ReplayMismatch(
                     f"stage {j}, step {record.step}: it read what step {source.step} of stage {j - 1} made, "
@@ -153,7 +187,7 @@ class Replay:
             raise ReplayMismatch(
                 f"stage {j}: the trace has {forwards} forward-only passes, but the summary {line.forward_passes}"
             )
-        return StageReplay(j, passes.step, len(recorded), state_equal)
+        return StageReplay(j, self._done[j], len(recorded), state_equal)
 
 
 def _source(record: PassRecord) -> PassName:

@@ -109,6 +109,7 @@ class Turn:
     Attributes:
         v: the stage's profile clock, in steps.
         last: the length of the pass made last, or being made.
+        made: passes that an earlier process of the stage has made: these are made again, whoever still trains.
     """
 
     def __init__(
@@ -119,6 +120,7 @@ class Turn:
         self.passes = passes
         self.v = 0.0
         self.last = _AS_ALL
+        self.made = 0
         self._lengths = lengths
         self._later_trains = later_trains
         self._reads = number > 1
@@ -199,7 +201,7 @@ class Turn:
         passes = self.passes
         if passes.learner.updates < passes.quota:  # asked before every pass: `is_training` without a call
             return TRAIN
-        return FORWARD if self._later_trains() else None
+        return FORWARD if self._later_trains() or passes.step < self.made else None
 
     def _fetch_ahead(self, next_v: float) -> Generator[Ask, Any, None]:
         """Sample the next entries while this pass is computed, if there is a place for what comes of them."""

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+import ray
+
 from asyncdgl.buffers.buffer import Sample
 from asyncdgl.buffers.entry import Entry, PassName, Provenance
+from asyncdgl.buffers.given import Given
 from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.engine.build import make_buffer, steps_clock
 from asyncdgl.errors import SampleBlocked
 from asyncdgl.on_ray.greeting import hello
-from asyncdgl.on_ray.pace import WAIT_S
+from asyncdgl.on_ray.pace import WAIT_S, Replaced
 from asyncdgl.on_ray.transport.calls import Answers, Call, Calls
 from asyncdgl.on_ray.transport.memory import EntryMemory, MappedMemory, Stored, stored_bytes
 from asyncdgl.plan.memory import places_given
@@ -40,22 +42,34 @@ class Reply:
 
 
 class BufferActor:
-    """Holds one replay buffer and the memory of its entries, so that a producer that dies takes nothing with it."""
+    """Holds one replay buffer and the memory of its entries, so that a producer that dies takes nothing with it.
 
-    def __init__(self, config: ResolvedConfig, after_stage: int, pace: Any, given: Mapping[str, Any]) -> None:
+    Args:
+        config: the run.
+        after_stage: its producer.
+        pace: the pace keeper's name. Not a handle: Ray does not like to start an actor again that was given one.
+        given: parts of the run that were handed over as objects, by kind.
+        keeps: how many of the entries that it gave it keeps for a reader that died, at most.
+    """
+
+    def __init__(
+        self, config: ResolvedConfig, after_stage: int, pace: str, given: Mapping[str, Any], keeps: int
+    ) -> None:
         with handed_over(given):
             self._buffer = make_buffer(config, after_stage, lambda entry: self._left.append(entry.payload))
         self._left: list[Stored] = []  # places of entries that are gone, until the present call has ended
-        self._pace = pace
+        self._pace_name, self._pace = pace, cast(Any, None)
         self._reader = after_stage + 1
         self._steps_clock = steps_clock(config, after_stage)
         self._changed = asyncio.Condition()
         self._memory = EntryMemory()
         self._mapped = MappedMemory(self._memory.descriptor, writable=True)
         self._answers = Answers(self, self._memory.descriptor)
-        # An entry may leave the buffer before its reader has read what it was given: its place stays in use meanwhile.
-        self._given: deque[Stored] = deque()
-        self._most_given = places_given(config.buffer.prefetch)
+        # An entry may leave the buffer before its reader has read it, or needs it again: its place stays in use.
+        least = places_given(config.buffer.prefetch)
+        self._given: Given[Reply] = Given(least, keeps + least, self._forget)
+        self._producer = -1  # which of its lives writes here
+        self._lent: set[int] = set()  # the places that it may write to
         self._overtaken: set[asyncio.Future[float]] = set()
         # Copying a large array would block the event loop: one thread does it, in order.
         self._copier = ThreadPoolExecutor(max_workers=1)
@@ -64,20 +78,74 @@ class BufferActor:
         """See ``hello``."""
         return hello()
 
-    async def address(self) -> str | None:
+    async def address(self) -> tuple[str, str | None]:
         """See ``Answers.listen``."""
         return self._answers.listen()
 
-    async def places(self, nbytes: int, count: int) -> list[int]:
+    async def through_ray(self, life: str, method: str, args: tuple[Any, ...]) -> Any:
+        """See ``Answers``."""
+        return await self._answers.through_ray(life, method, args)
+
+    async def live(self) -> None:
+        """Ends when this process does."""
+        await asyncio.Event().wait()
+
+    async def begin_reading(self, number: int) -> int:
+        """The reader's process, or this one, begins: the next sampling has this number, if there was none here.
+
+        Returns:
+            The number of the next sampling.
+        """
+        if not self._given.number:
+            self._given.number = number
+            self._buffer.begin_sampling(number)
+        return self._given.number
+
+    async def begin(self, life: int, following: PassName) -> None:
+        """The producer's process, or this one, begins.
+
+        Args:
+            life: of the producer; an earlier process of it, which is dead, writes here no more.
+            following: what it will send next, if it has sent nothing here.
+        """
+        self._buffer.begin(following.incarnation, following.step)
+        self._producer = life
+        for place in self._lent:
+            self._memory.give_back(place)
+        self._lent.clear()
+
+    async def sent_until(self, incarnation: int) -> int:
+        """See ``Link``."""
+        return self._buffer.sent_until(incarnation)
+
+    async def places(self, life: int, nbytes: int, count: int) -> list[int]:
         """Places for so many entries of so many bytes: for a producer that writes into this memory."""
-        return [self._memory.place(nbytes) for _ in range(count)]
+        self._check(life)
+        return [self._lend(nbytes) for _ in range(count)]
+
+    def _lend(self, nbytes: int) -> int:
+        place = self._memory.place(nbytes)
+        self._lent.add(place)
+        return place
+
+    def _check(self, life: int) -> None:
+        if life < self._producer:
+            raise Replaced
 
     async def insert(
-        self, source: Provenance, payload: Stored | Arrays, nbytes: int, now: float, unit: float, dropped: list[int]
+        self,
+        life: int,
+        source: Provenance,
+        payload: Stored | Arrays,
+        nbytes: int,
+        now: float,
+        unit: float,
+        dropped: list[int],
     ) -> int | None:
         """Take an entry.
 
         Args:
+            life: of the producer.
             source: see ``Entry``.
             payload: where the producer has written it, or, from another machine, the arrays themselves.
             nbytes: its encoded size.
@@ -87,11 +155,16 @@ class BufferActor:
 
         Returns:
             The place of the producer's next entry, if it writes into this memory.
+
+        Raises:
+            Replaced: the producer has another process by now.
         """
+        self._check(life)
         following = None
         if isinstance(payload, Stored):
             stored = payload
-            following = self._memory.place(stored.nbytes)
+            self._lent.remove(stored.place)
+            following = self._lend(stored.nbytes)
         else:
             place = self._memory.place(stored_bytes(payload))
             stored = await self._copy(self._mapped.write, place, payload)
@@ -104,29 +177,40 @@ class BufferActor:
     async def _copy(self, copy: Callable[..., Any], *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._copier, copy, *args)
 
-    async def sample(self, now: float, mapped: bool) -> Reply:
-        """Give an entry, if there is one.
+    async def sample(self, number: int, now: float, mapped: bool) -> Reply:
+        """Give an entry, if there is one: the next one, or again what was given.
 
         Args:
+            number: of the sampling, see ``Given``; one that is too large means the next.
             now: see ``ReplayBuffer.sample``.
             mapped: whether the reader sees this memory; otherwise it gets the arrays.
         """
-        try:
-            sample = self._buffer.sample(self._now(now))
-        except SampleBlocked as blocked:
-            return Reply(None, time.monotonic(), blocked.reason)
-        sampled_at, stored = time.monotonic(), sample.payload
+        reply = self._given.again(number)
+        if reply is None:
+            try:
+                sample = self._buffer.sample(self._now(now))
+            except SampleBlocked as blocked:
+                return Reply(None, time.monotonic(), blocked.reason)
+            reply = Reply(sample, time.monotonic())
+            self._memory.keep(sample.payload.place)
+            self._given.add(reply)
+            self._let_go()
+            await self._notify()
+        if mapped or reply.sample is None:
+            return reply
+        stored = reply.sample.payload
         self._memory.keep(stored.place)
-        self._let_go()
-        await self._notify()
-        if mapped:
-            self._given.append(stored)
-            if len(self._given) > self._most_given:
-                self._memory.let_go(self._given.popleft().place)
-            return Reply(sample, sampled_at)
         arrays = await self._copy(self._arrays, stored)
         self._memory.let_go(stored.place)
-        return Reply(sample._replace(payload=arrays), sampled_at)
+        return Reply(reply.sample._replace(payload=arrays), reply.sampled_at)
+
+    async def count(self, step: int) -> None:
+        """See ``Given.count``."""
+        self._given.count(step)
+
+    def _forget(self, reply: Reply) -> None:
+        if reply.sample is not None:
+            self._memory.let_go(reply.sample.payload.place)
 
     def _let_go(self) -> None:
         """The buffer no longer needs the places of what has left it."""
@@ -157,7 +241,12 @@ class BufferActor:
         """Until the profile clock has come to ``due``, or another entry was sent that may be here sooner."""
 
         async def reached() -> float:
-            clock: float = await self._pace.reached.remote(self._reader, due, starts)
+            self._pace = self._pace or ray.get_actor(self._pace_name)
+            try:
+                clock: float = await self._pace.reached.remote(self._reader, due, starts)
+            except ray.exceptions.ActorUnavailableError:  # it will be there again
+                await asyncio.sleep(WAIT_S)
+                return now
             return clock
 
         clock = asyncio.ensure_future(reached())
@@ -222,9 +311,25 @@ class BufferClient:
         self._calls = Calls(actor)
         self.memory = self._calls.memory
 
-    def sample(self, now: float, mapped: bool) -> Call:
+    def close(self) -> None:
+        """See ``Calls``."""
+        self._calls.close()
+
+    def begin(self, life: int, following: PassName) -> None:
+        """See ``BufferActor``."""
+        self._calls.ask("begin", life, following)
+
+    def begin_reading(self, number: int) -> int:
+        """See ``BufferActor``."""
+        return cast(int, self._calls.ask("begin_reading", number))
+
+    def sent_until(self, incarnation: int) -> int:
+        """See ``Link``."""
+        return cast(int, self._calls.ask("sent_until", incarnation))
+
+    def sample(self, number: int, now: float, mapped: bool) -> Call:
         """See ``BufferActor``; the answer is a ``Reply``."""
-        return self._calls.call("sample", now, mapped)
+        return self._calls.call("sample", number, now, mapped)
 
     def wait(self, now: float, starts: int) -> None:
         """See ``BufferActor``."""
@@ -234,15 +339,22 @@ class BufferClient:
         """See ``BufferActor``."""
         return cast(bool, self._calls.ask("reserve", name, wait))
 
-    def places(self, nbytes: int, count: int) -> list[int]:
+    def places(self, life: int, nbytes: int, count: int) -> list[int]:
         """See ``BufferActor``."""
-        return cast("list[int]", self._calls.ask("places", nbytes, count))
+        return cast("list[int]", self._calls.ask("places", life, nbytes, count))
 
     def insert(
-        self, source: Provenance, payload: Stored | Arrays, nbytes: int, now: float, unit: float, dropped: list[int]
+        self,
+        life: int,
+        source: Provenance,
+        payload: Stored | Arrays,
+        nbytes: int,
+        now: float,
+        unit: float,
+        dropped: list[int],
     ) -> Call:
         """See ``BufferActor``; the answer is the place of the next entry, or None."""
-        return self._calls.call("insert", source, payload, nbytes, now, unit, dropped)
+        return self._calls.call("insert", life, source, payload, nbytes, now, unit, dropped)
 
     def drop(self, names: list[PassName]) -> None:
         """See ``BufferActor``."""

@@ -19,11 +19,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.errors import ConfigError, Interrupted
-from asyncdgl.on_ray.guardian import start_guardian
+from asyncdgl.on_ray.guardian import end_marked, start_guardian
 from asyncdgl.plan.machine import visible_gpus, wanted_address
 
 PROBE_S = 2.0
@@ -224,10 +222,8 @@ def _shut_down() -> None:
 def end_local_cluster() -> None:
     """End every process of this process's local cluster at once, if it has one."""
     mark = os.environ.get(LOCAL_MARK)
-    for process in psutil.process_iter() if mark is not None else ():
-        with contextlib.suppress(psutil.Error, OSError):
-            if process.pid != os.getpid() and process.environ().get(LOCAL_MARK) == mark:
-                process.kill()
+    if mark is not None:
+        end_marked(LOCAL_MARK, mark)
 
 
 @contextlib.contextmanager

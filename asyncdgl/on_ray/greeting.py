@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 
 import asyncdgl
+from asyncdgl.errors import StageFailed
+from asyncdgl.rundir.records import Process
 
 CLOCK_READINGS = 5
 
@@ -25,6 +28,33 @@ def hello() -> dict[str, Any]:
         "version": asyncdgl.__version__,
         "path": str(Path(asyncdgl.__file__).resolve().parent),
     }
+
+
+def check_same(name: str, greeting: Mapping[str, Any]) -> None:
+    """Whether a process runs the package that this one does.
+
+    Raises:
+        StageFailed: it runs another one.
+    """
+    own = hello()
+    for what in ("version", "path"):
+        if greeting[what] != own[what] and (what == "version" or greeting["node"] == own["node"]):
+            raise StageFailed(
+                f"{name} runs asyncdgl {greeting['version']} from {greeting['path']}, but this process runs "
+                f"{own['version']} from {own['path']}: install the same package everywhere"
+            )
+
+
+def dead_process(processes: Iterable[Process]) -> str | None:
+    """The first of this machine's processes of a run that lives no more."""
+    here = hello()["node"]
+    for process in processes:
+        try:
+            if process.node == here and psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE:
+                return process.name
+        except psutil.NoSuchProcess:
+            return process.name
+    return None
 
 
 def clock_ahead(read: Callable[[], float]) -> float:

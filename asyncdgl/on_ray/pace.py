@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.engine.pace import Pace
 from asyncdgl.engine.turn import Training
 from asyncdgl.on_ray.greeting import hello
-from asyncdgl.on_ray.transport.calls import Answers, Calls
+from asyncdgl.on_ray.transport.calls import Answers, Calls, Lost
 
 WAIT_S = 0.2
 """Longest time that one call waits at another actor before it answers that there is nothing yet."""
@@ -34,6 +35,17 @@ class Start:
     later_trains: bool
 
 
+class Replaced(Exception):
+    """Who asks is not its stage's process any more."""
+
+
+class Caller(NamedTuple):
+    """Who asks: a stage, and which of its processes this is, from 0."""
+
+    stage: int
+    life: int
+
+
 class PaceActor:
     """Tells stages when they may start, which others still train, and how long a step is."""
 
@@ -43,6 +55,7 @@ class PaceActor:
         self._slowdown = {j: config.profile.stage(j).slowdown for j in range(1, config.stages + 1)}
         self._pass_seconds: dict[int, float] = {}
         self._starts: Counter[int] = Counter()
+        self._lives: Counter[int] = Counter()
         self._waiting: dict[int, tuple[Callable[[], bool], asyncio.Future[None]]] = {}
         self._stopping = False
         self._answers = Answers(self)
@@ -51,20 +64,68 @@ class PaceActor:
         """See ``hello``."""
         return hello()
 
-    async def address(self) -> str | None:
+    async def address(self) -> tuple[str, str | None]:
         """See ``Answers.listen``."""
         return self._answers.listen()
+
+    async def through_ray(self, life: str, method: str, args: tuple[Any, ...]) -> Any:
+        """See ``Answers``."""
+        return await self._answers.through_ray(life, method, args)
 
     async def stop(self) -> None:
         """The run was interrupted."""
         self._stopping = True
 
-    async def is_stopping(self) -> bool:
+    async def is_stopping(self, caller: Caller) -> bool:
         """Whether the run was interrupted."""
         return self._stopping
 
-    async def start(self, stage: int, v: float) -> Start:
-        """Wait until pass with clock ``v`` may start, or for a while."""
+    async def gone(self, caller: Caller) -> None:
+        """This process of a stage is to come, an earlier one has died: it holds nobody, and nobody listens to it."""
+        stage, self._lives[caller.stage] = caller
+        self._starts[stage] += 1  # whoever waits for it under an older count does not hold others in its name
+        self._pace.release(stage)
+        self._wake()
+
+    async def live(self) -> None:
+        """Ends when this process does."""
+        await asyncio.Event().wait()
+
+    async def begin(self, caller: Caller, starts: int, is_trained: bool) -> int:
+        """A stage's process is there, or this one: it is told what another one may have known.
+
+        Args:
+            caller: the stage.
+            starts: how often it has asked to start, as far as it knows.
+            is_trained: whether it has done its quota of updates.
+
+        Returns:
+            How often it has asked to start.
+        """
+        stage = self._admit(caller)
+        self._lives[stage] = caller.life
+        self._starts[stage] = max(self._starts[stage], starts)
+        if is_trained:
+            self._training.done(stage)
+        return self._starts[stage]
+
+    async def have_trained(self, stages: list[int]) -> None:
+        """These stages have done their quota: they may have ended, and ask no more."""
+        for stage in stages:
+            self._training.done(stage)
+
+    def _admit(self, caller: Caller) -> int:
+        if caller.life < self._lives[caller.stage]:
+            raise Replaced
+        return caller.stage
+
+    async def start(self, caller: Caller, v: float) -> Start:
+        """Wait until pass with clock ``v`` may start, or for a while.
+
+        Raises:
+            Replaced: the stage has another process by now.
+        """
+        stage = self._admit(caller)
         self._starts[stage] += 1
         began = time.monotonic()
         clock = self._pace.request(stage, v)
@@ -72,18 +133,21 @@ class PaceActor:
         self._wake()
         if clock is None:
             await self._wait(stage, lambda: self._pace.limit is None or v <= self._pace.limit)
+            self._admit(caller)
             clock = self._pace.request(stage, v)
         waited_s = 0.0 if granted_at_once else time.monotonic() - began
         return Start(clock, waited_s, self._training.later_than(stage))
 
-    async def release(self, stage: int) -> bool:
+    async def release(self, caller: Caller) -> bool:
         """The stage waits for something else; returns whether a later stage still trains."""
+        stage = self._admit(caller)
         self._pace.release(stage)
         self._wake()
         return self._training.later_than(stage)
 
-    async def trained(self, stage: int) -> bool:
+    async def trained(self, caller: Caller) -> bool:
         """The stage has done its quota of updates; returns whether a later stage still trains."""
+        stage = self._admit(caller)
         self._training.done(stage)
         return self._training.later_than(stage)
 
@@ -103,8 +167,9 @@ class PaceActor:
             await self._wait(stage, lambda: self._pace.now >= due)
         return self._pace.now
 
-    async def step_seconds(self, stage: int, pass_seconds: float) -> float:
+    async def step_seconds(self, caller: Caller, pass_seconds: float) -> float:
         """Report a stage's mean pass time without slowdown; returns that of the unslowed stages: one step."""
+        stage = self._admit(caller)
         self._pass_seconds[stage] = pass_seconds
         least = min(self._slowdown[j] for j in self._pass_seconds)
         unslowed = [s for j, s in self._pass_seconds.items() if self._slowdown[j] == least]
@@ -128,20 +193,34 @@ class PaceActor:
 
 
 class PaceClient:
-    """The pace keeper as one stage sees it.
+    """The pace keeper as one stage sees it. One that has died is told again what it has to know.
 
     Args:
         actor: its handle.
-        stage: whose client this is.
+        caller: whose client this is.
 
     Attributes:
         starts: how often the stage has asked to start.
     """
 
-    def __init__(self, actor: Any, stage: int) -> None:
-        self._calls = Calls(actor)
-        self._stage = stage
+    def __init__(self, actor: Any, caller: Caller) -> None:
+        self._actor, self._caller = actor, caller
+        self._is_trained = False
         self.starts = 0
+        self._connect()
+
+    def _connect(self) -> None:
+        while True:
+            self._calls = Calls(self._actor)
+            with contextlib.suppress(Lost):
+                self.starts = self._calls.ask("begin", self._caller, self.starts, self._is_trained)
+                return
+
+    def _ask(self, method: str, *args: Any) -> Any:
+        while True:
+            with contextlib.suppress(Lost):
+                return self._calls.ask(method, self._caller, *args)
+            self._connect()
 
     @property
     def is_local(self) -> bool:
@@ -150,21 +229,23 @@ class PaceClient:
 
     def is_stopping(self) -> bool:
         """See ``PaceActor``."""
-        return cast(bool, self._calls.ask("is_stopping"))
+        return cast(bool, self._ask("is_stopping"))
 
     def start(self, v: float) -> Start:
         """See ``PaceActor``."""
-        self.starts += 1
-        return cast(Start, self._calls.ask("start", self._stage, v))
+        answer = cast(Start, self._ask("start", v))
+        self.starts += 1  # now: one that died meanwhile was told the number before
+        return answer
 
     def release(self) -> bool:
         """See ``PaceActor``."""
-        return cast(bool, self._calls.ask("release", self._stage))
+        return cast(bool, self._ask("release"))
 
     def trained(self) -> bool:
         """See ``PaceActor``."""
-        return cast(bool, self._calls.ask("trained", self._stage))
+        self._is_trained = True
+        return cast(bool, self._ask("trained"))
 
     def step_seconds(self, pass_seconds: float) -> float:
         """See ``PaceActor``."""
-        return cast(float, self._calls.ask("step_seconds", self._stage, pass_seconds))
+        return cast(float, self._ask("step_seconds", pass_seconds))

@@ -1,33 +1,39 @@
-"""Runtime ``ray``: real asynchrony. The driver places the actors, starts them, collects what they report, ends them."""
+"""Runtime ``ray``: real asynchrony. The driver starts the actors, collects what they report, and replaces dead ones."""
 
 from __future__ import annotations
 
 import contextlib
-import math
+import secrets
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import psutil
 import ray
-from ray.util.placement_group import placement_group, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from asyncdgl.config.resolved import ResolvedConfig
-from asyncdgl.engine.evaluations import Evaluation, Evaluations, evaluation_line
-from asyncdgl.errors import ConfigError, StageFailed
+from asyncdgl.engine.evaluations import evaluation_line
+from asyncdgl.engine.history import books
+from asyncdgl.engine.reports import Chunk, Reports
+from asyncdgl.engine.restart import Restart
+from asyncdgl.errors import StageFailed
 from asyncdgl.observer import Observer
 from asyncdgl.on_ray.buffer import BufferActor
-from asyncdgl.on_ray.cluster import SMALL_CPUS, wait_for_placement
-from asyncdgl.on_ray.evaluator import EvaluationActor
-from asyncdgl.on_ray.greeting import clock_ahead, hello
-from asyncdgl.on_ray.pace import PaceActor
+from asyncdgl.on_ray.cluster import SMALL_CPUS
+from asyncdgl.on_ray.evaluator import NAME as EVALUATOR
+from asyncdgl.on_ray.evaluator import EvaluationActor, EvaluatorClient
+from asyncdgl.on_ray.greeting import check_same, clock_ahead, dead_process, hello
+from asyncdgl.on_ray.pace import Caller, PaceActor
 from asyncdgl.on_ray.parts import Parts
-from asyncdgl.on_ray.stage import Chunk, StageActor
-from asyncdgl.plan.machine import wanted_address
+from asyncdgl.on_ray.placement import Placement
+from asyncdgl.on_ray.results import POLL_S, ProcessDied, left, result
+from asyncdgl.on_ray.silence import Silence
+from asyncdgl.on_ray.stage import Arrays, Life, StageActor
+from asyncdgl.on_ray.watch import Watch
+from asyncdgl.plan.memory import checkpoint_every, kept_for_restart
 from asyncdgl.registry import objects_handed_over
+from asyncdgl.rundir.checkpoint import Keep, StagePosition, unsaved
 from asyncdgl.rundir.outcome import Outcome, StageEnd
 from asyncdgl.rundir.records import BufferSummary, Process
 
@@ -35,18 +41,20 @@ CHUNK_S = 0.5
 CHUNKS_AHEAD = 2
 """Chunks that a stage has been asked for: it goes on with the next while the driver reads the last."""
 
-EVALUATOR_GPU = 0.05
-"""What the evaluator asks for of a GPU that stages use: Ray counts shares, it does not enforce them."""
-
-_BESIDE_A_STAGE = 3 * SMALL_CPUS
-"""What the buffers and the actors beside the stages take, so that J stages of one thread fit on J CPUs."""
-
-POLL_S = 0.2
 START_LIMIT_S = 180.0
-PLACEMENT_LIMIT_S = 20.0
 COUNT_LIMIT_S = 0.4
 STOP_LIMIT_S = 1.2
 """How long an interrupted run waits for its stages' last words."""
+
+PACE = "the pace keeper"
+STARTING, BEGINNING, TRAINING, ENDING = "starting", "beginning", "training", "ending"
+
+
+class Asked(NamedTuple):
+    """What a stage was asked for."""
+
+    doing: str
+    ref: Any
 
 
 class RayRun:
@@ -57,29 +65,38 @@ class RayRun:
         data: folder of the decoded data set, on every machine of the cluster.
         observer: is told of every pass, epoch and evaluation.
         check: called often; raises where the run is to stop, since nothing may raise inside Ray's own calls.
+        keep: writes a stage's checkpoint.
+        restart: where the run goes on; None where it begins.
     """
 
     def __init__(
-        self, config: ResolvedConfig, data: Path, observer: Observer, check: Callable[[], None] = lambda: None
+        self,
+        config: ResolvedConfig,
+        data: Path,
+        observer: Observer,
+        check: Callable[[], None] = lambda: None,
+        keep: Keep = unsaved,
+        restart: Restart | None = None,
     ) -> None:
         self._check = check
         self._config = config
         self._data = data
         self._observer = observer
         self._numbers = range(1, config.stages + 1)
+        # The data lie decoded in their folder; the objects that read them stay here.
+        self._given = Parts({kind: part for kind, part in objects_handed_over().items() if kind != "data"})
+        self._place = Placement(config, observer)
         self._stages: dict[int, Any] = {}
         self._buffers: dict[int, Any] = {}
-        self._group: Any = None
-        # No evaluation uses initial weights: it is due when every stage has completed an epoch, and published it.
-        self._evaluations: Evaluations[Any] = Evaluations(
-            [None] * config.stages, config.epochs, config.evaluation.every
-        )
-        self._evaluating: deque[tuple[Evaluation[Any], Any]] = deque()
+        self._pace: Any = None
+        self._reports = Reports(config, observer, keep, restart, self._counts)
+        self._began_s = self._reports.end_s  # since training began, where the run goes on
         self._origin = 0.0
-        self._known_until_s = dict.fromkeys(self._numbers, 0.0)
-        self._end_s = 0.0
-        self._outstanding: dict[Any, int] = {}  # chunks asked for, and of which stage
+        self._ahead_s: dict[int, float] = {}
+        # By stage, in order: answers are taken in this one, though a small one is here before a large one.
+        self._asked: dict[int, deque[Asked]] = {j: deque() for j in self._numbers}
         self._outcome = Outcome({}, [], None)
+        self._outcome.faults = self._reports.faults.all
 
     # --- Start
 
@@ -91,149 +108,177 @@ class RayRun:
             StageFailed: one of them died, or runs another asyncdgl than this process.
         """
         config = self._config
-        # The data lie decoded in their folder; the objects that read them stay here.
-        given = Parts({kind: part for kind, part in objects_handed_over().items() if kind != "data"})
-        gpu, evaluator_gpu = self._place()
-        self._pace = self._actor(PaceActor, 0, SMALL_CPUS).remote(config)
-        pending = {"the pace keeper": self._pace.hello.remote()}
+        self._place.find()
+        pace = f"pace-{secrets.token_hex(8)}"  # other runs may use the cluster
+        self._pace = self._place.actor(PaceActor, 0, SMALL_CPUS, name=pace).remote(config)
+        pending = {PACE: self._pace.hello.remote()}
+        self._most: list[int | None] = [None, *kept_for_restart(config)]
         for j in self._numbers:  # in pipeline order, since a machine starts only a few processes at a time
             if j < len(self._numbers):
-                self._buffers[j] = self._actor(BufferActor, j + 1, SMALL_CPUS).remote(config, j, self._pace, given)
+                actor = self._place.actor(BufferActor, j + 1, SMALL_CPUS)
+                # Twice what its reader's checkpoints need: one counts only once all that it rests on is recorded.
+                self._buffers[j] = actor.remote(config, j, pace, self._given, 2 * (self._most[j] or 0))
                 pending[f"buffer {j}"] = self._buffers[j].hello.remote()
-            actor = self._actor(StageActor, j, self._cpus(j), gpu)
-            upstream, downstream = self._buffers.get(j - 1), self._buffers.get(j)
-            self._stages[j] = actor.remote(config, self._data, j, upstream, downstream, self._pace, given)
+            self._stages[j] = self._new_stage(j)
             pending[f"stage {j}"] = self._stages[j].hello.remote()
-        self._evaluator = self._actor(EvaluationActor, 0, SMALL_CPUS, evaluator_gpu).remote(config, self._data, given)
-        pending["the evaluator"] = self._evaluator.hello.remote()
+        self._evaluator = EvaluatorClient(
+            self._new_evaluator, self._get, config.ray.deaf_s, self._evaluator_is_gone, self._evaluator_is_there
+        )
+        pending[EVALUATOR] = self._evaluator.hello()
         self._greet(pending)
 
-    def _place(self) -> tuple[float, float]:
-        """Returns what of a GPU a stage gets, and the evaluator."""
-        if self._config.device != "cuda":
-            self._wait_for_place(0.0, 0.0)
-            return 0.0, 0.0
-        gpus = max(1, int(ray.cluster_resources().get("GPU", 0)))  # type: ignore[no-untyped-call]
-        count = len(self._numbers)
-        on_one = math.ceil(count / gpus)
-        try:
-            self._wait_for_place(gpu_share(on_one), EVALUATOR_GPU)
-        except ConfigError:
-            if on_one == count:
-                raise
-            self._observer.noticed("others use the GPUs: all stages on one")
-            remove_placement_group(self._group)
-            on_one = count
-            self._wait_for_place(gpu_share(on_one), EVALUATOR_GPU)
-        return gpu_share(on_one), EVALUATOR_GPU
+    def _new_stage(self, j: int) -> Any:
+        """A process for a stage, which goes on from its newest checkpoint."""
+        history, upstream, downstream = self._reports.histories[j], self._buffers.get(j - 1), self._buffers.get(j)
+        actor = self._place.actor(StageActor, j, self._place.cpus(j), self._place.gpu)
+        every, most = checkpoint_every(self._config), self._most[j - 1]
+        life = Life(history.life, history.incarnation, history.kept, history.made, every, most)
+        return actor.remote(self._config, self._data, j, upstream, downstream, self._pace, self._given, life)
 
-    def _wait_for_place(self, gpu: float, evaluator_gpu: float) -> None:
-        bundles = [{"CPU": 2 * SMALL_CPUS, "GPU": evaluator_gpu}]
-        bundles += [{"CPU": self._cpus(j) + SMALL_CPUS, "GPU": gpu} for j in self._numbers]
-        needs = f"{sum(round(self._cpus(j) + _BESIDE_A_STAGE) for j in self._numbers)} CPU"
-        needs += f" and {math.ceil(sum(b['GPU'] for b in bundles))} GPU" if gpu else ""
-        bundles = [{k: amount for k, amount in bundle.items() if amount} for bundle in bundles]
-        self._group = placement_group(bundles, strategy="PACK")
-        wait_for_placement(self._group, needs, PLACEMENT_LIMIT_S)
+    def _new_evaluator(self) -> Any:
+        actor = self._place.actor(EvaluationActor, 0, SMALL_CPUS, self._place.evaluator_gpu)
+        return actor.remote(self._config, self._data, self._given)
 
-    def _cpus(self, stage: int) -> float:
-        """What a stage asks for: on a cluster that it joins, its threads."""
-        joined = wanted_address(self._config.ray.address) is not None
-        return (self._config.threads_of(stage) if joined else 1) - _BESIDE_A_STAGE
+    def _evaluator_is_gone(self) -> None:
+        self._reports.faults.died(EVALUATOR, self._now())
+        self._forget(EVALUATOR)
 
-    def _actor(self, cls: type, bundle: int, cpus: float, gpus: float = 0.0) -> Any:
-        """The class as an actor in a bundle: bundle 0 is beside, bundle j holds stage j and the buffer it reads."""
-        strategy = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=bundle)
-        options: dict[str, Any] = {"num_cpus": cpus, "scheduling_strategy": strategy}
-        if gpus:
-            options["num_gpus"] = gpus
-        if cls in (PaceActor, BufferActor):
-            options["max_concurrency"] = 1000  # waiting calls are cheap: a stage has a few at a time
-        return ray.remote(cls).options(**options)
+    def _evaluator_is_there(self, greeting: Mapping[str, Any]) -> None:
+        self._reports.faults.works_again(EVALUATOR, self._now())
+        self._is_there_again(EVALUATOR, greeting)
 
     def _greet(self, pending: dict[str, Any]) -> None:
-        own = hello()
         deadline = time.monotonic() + START_LIMIT_S
         for name, ref in pending.items():
             self._observer.noticed(f"waiting for {name}")
             try:
-                greeting = self._get(ref, name, "starting", max(1.0, deadline - time.monotonic()))
+                self._greeted(name, self._get(ref, name, STARTING, max(1.0, deadline - time.monotonic())))
             except TimeoutError:
                 raise StageFailed(f"{name} did not start within {START_LIMIT_S:.0f} s", name) from None
-            for what in ("version", "path"):
-                if greeting[what] != own[what] and (what == "version" or greeting["node"] == own["node"]):
-                    raise StageFailed(
-                        f"{name} runs asyncdgl {greeting['version']} from {greeting['path']}, but this process runs "
-                        f"{own['version']} from {own['path']}: install the same package everywhere"
-                    )
-            self._outcome.processes.append(Process(name=name, **greeting))
+
+    def _greeted(self, name: str, greeting: Mapping[str, Any]) -> None:
+        check_same(name, greeting)
+        self._forget(name)
+        self._outcome.processes.append(Process(name=name, **greeting))
+
+    def _forget(self, name: str) -> None:
+        """A process is no more: its number may soon be another one's."""
+        self._outcome.processes[:] = [process for process in self._outcome.processes if process.name != name]
 
     # --- Training
 
-    def _ahead_s(self, j: int) -> float:
+    def _clock_ahead_s(self, j: int) -> float:
         """How far the monotonic clock of stage ``j``'s machine is ahead of this one's: each counts from its start."""
         nodes = {process.name: process.node for process in self._outcome.processes}
         if nodes.get(f"stage {j}") == hello()["node"]:
             return 0.0
         clock = self._stages[j].clock
-        return clock_ahead(lambda: float(self._get(clock.remote(), f"stage {j}", "beginning")))
+        return clock_ahead(lambda: float(self._get(clock.remote(), f"stage {j}", BEGINNING)))
 
     def run(self) -> None:
         """Train until every stage has stopped, then evaluate the final weights."""
-        ahead_s = {j: self._ahead_s(j) for j in self._numbers}
-        self._origin = time.monotonic()
-        for j, actor in self._stages.items():
-            self._get(actor.begin.remote(self._origin + ahead_s[j]), f"stage {j}", "beginning")
-        outstanding = self._outstanding
-        for j, actor in self._stages.items():
-            for _ in range(CHUNKS_AHEAD):
-                outstanding[actor.run.remote(CHUNK_S)] = j
-        while outstanding:
+        self._ahead_s = {j: self._clock_ahead_s(j) for j in self._numbers}
+        self._origin = time.monotonic() - self._began_s
+        for j in self._numbers:
+            self._begin(j)
+        beside = {PACE: self._pace, **{f"buffer {j}": actor for j, actor in self._buffers.items()}}
+        watch = Watch(beside, self._reports.faults, self._now, self._forget, self._is_there_again)
+        silence = Silence(self._config.ray.deaf_s, beside, self._outcome.processes, self._observer.noticed)
+        for j in self._numbers:
+            silence.expect(f"stage {j}", START_LIMIT_S)
+        takes: dict[str, Callable[[int, Any], None]] = {
+            STARTING: self._came,
+            BEGINNING: self._began,
+            TRAINING: self._collect,
+            ENDING: self._ended,
+        }
+        while waiting := {asked[0].ref: j for j, asked in self._asked.items() if asked}:
             self._check()
-            done, _ = ray.wait(list(outstanding), timeout=POLL_S)
-            for ref in done:
-                j = outstanding.pop(ref)
-                chunk = self._get(ref, f"stage {j}", "training")
-                self._collect(j, chunk)
-                if not (chunk.progress is not None and chunk.progress.stopped):
-                    outstanding[self._stages[j].run.remote(CHUNK_S)] = j
+            ray.wait(list(waiting), timeout=POLL_S)
+            done, _ = ray.wait(
+                list(waiting), num_returns=len(waiting), timeout=0
+            )  # or the first would come first always
+            for j in map(waiting.__getitem__, done):
+                doing, ref = self._asked[j].popleft()
+                try:
+                    answer = self._get(ref, f"stage {j}", doing)
+                except ProcessDied:
+                    self._replace(j)
+                    silence.expect(f"stage {j}", START_LIMIT_S)
+                    continue
+                takes[doing](j, answer)
+                if doing == ENDING:
+                    silence.forget(f"stage {j}")
+                elif doing == TRAINING:
+                    silence.heard(f"stage {j}", answer.longest_pass_s)
             self._collect_evaluations(timeout=0)
-        final = self._finish(None)
+            watch.look()
+            silence.look({f"stage {j}": actor for j, actor in self._stages.items()})
+        self._count_buffers(self._config.ray.deaf_s)
         self._collect_evaluations(timeout=None)
-        if len(final) == len(self._numbers):
-            epochs = [self._config.epochs] * len(final)
-            self._evaluate(self._evaluations.final([final[j] for j in self._numbers], epochs, self._end_s))
-            self._collect_evaluations(timeout=None, final=True)
+        weights, epochs = [self._outcome.weights[j] for j in self._numbers], [self._config.epochs] * len(self._numbers)
+        self._evaluator.evaluate(self._reports.evaluations.final(weights, epochs, self._reports.end_s))
+        self._collect_evaluations(timeout=None, final=True)
 
-    def _keep(self, j: int, chunk: Chunk) -> None:
-        """What a chunk did goes to the run directory."""
-        self._observer.passed(chunk.records)
-        self._end_s = max([self._end_s, *(r.end_s for r in chunk.records[-1:])])
-        if chunk.progress is not None:
-            self._observer.progressed(j, chunk.progress)
-        for line, _ in chunk.epochs:
-            self._observer.epoch_completed(line)
+    def _now(self) -> float:
+        return time.monotonic() - self._origin
+
+    def _ask(self, j: int, doing: str, ref: Any) -> None:
+        self._asked[j].append(Asked(doing, ref))
+
+    def _begin(self, j: int) -> None:
+        """A stage's process begins; what it is asked for waits until it is there."""
+        actor = self._stages[j]
+        self._ask(j, BEGINNING, actor.begin.remote(self._origin + self._ahead_s[j]))
+        for _ in range(CHUNKS_AHEAD):
+            self._ask(j, TRAINING, actor.run.remote(CHUNK_S))
+
+    def _replace(self, j: int) -> None:
+        """A stage's process has died: another takes its place, and makes again what was since its last checkpoint."""
+        history = self._reports.histories[j]
+        history.died(self._now())
+        self._asked[j].clear()
+        self._forget(f"stage {j}")
+        with contextlib.suppress(Exception):  # one that is only cut off must not keep its place
+            ray.kill(self._stages[j])
+        self._pace.gone.remote(Caller(j, history.life))
+        step = history.kept.of(j).step if history.kept is not None else 0
+        self._observer.noticed(f"stage {j}: its process died; another one goes on from step {step}")
+        self._stages[j] = self._new_stage(j)
+        self._ask(j, STARTING, self._stages[j].hello.remote())
+        self._begin(j)
+
+    def _is_there_again(self, name: str, greeting: Mapping[str, Any]) -> None:
+        self._greeted(name, greeting)
+        self._observer.noticed(f"{name}: its process died; another one has taken its place")
+        if name == PACE:  # stages that have ended don't tell it any more
+            trained = [j for j, history in self._reports.histories.items() if history.epochs == self._config.epochs]
+            self._pace.have_trained.remote(trained)
+
+    def _came(self, j: int, greeting: Mapping[str, Any]) -> None:
+        self._greeted(f"stage {j}", greeting)
+
+    def _began(self, j: int, passes_again: int) -> None:
+        self._reports.histories[j].works_again(self._now(), passes_again)
 
     def _collect(self, j: int, chunk: Chunk) -> None:
-        self._keep(j, chunk)
-        for line, published in chunk.epochs:
-            self._evaluations.completed(j, line.end_s, published[0] if published else None)
-        stopped = chunk.progress is not None and chunk.progress.stopped
-        self._known_until_s[j] = math.inf if stopped else chunk.until_s
-        for evaluation in self._evaluations.due(min(self._known_until_s.values())):
-            self._evaluate(evaluation)
+        for evaluation in self._reports.take(j, chunk):
+            self._evaluator.evaluate(evaluation)
+        if not (chunk.progress is not None and chunk.progress.stopped):
+            self._ask(j, TRAINING, self._stages[j].run.remote(CHUNK_S))
+        elif not self._asked[j]:
+            self._ask(j, ENDING, self._stages[j].finish.remote(False))
 
-    def _evaluate(self, evaluation: Evaluation[Any]) -> None:
-        weights = [publication.weights for publication in evaluation.of]
-        self._evaluating.append((evaluation, self._evaluator.evaluate.remote(weights)))
+    def _counts(self, j: int, step: int) -> None:
+        """A stage's checkpoint counts: its buffer need not keep what it has read before."""
+        if j > 1:
+            self._buffers[j - 1].count.remote(step)
+
+    def _ended(self, j: int, end: tuple[StageEnd, Arrays, tuple[StagePosition, Arrays] | None]) -> None:
+        self._outcome.ends[j], self._outcome.weights[j], _ = end
 
     def _collect_evaluations(self, timeout: float | None, final: bool = False) -> None:
-        while self._evaluating:
-            evaluation, ref = self._evaluating[0]
-            if timeout is not None and not ray.wait([ref], timeout=timeout)[0]:
-                return
-            self._evaluating.popleft()
-            results = self._get(ref, "the evaluator", "evaluating")
+        for evaluation, results in self._evaluator.collect(timeout):
             self._outcome.evaluation = evaluation_line(evaluation, results, final)
             self._observer.evaluated(self._outcome.evaluation)
 
@@ -243,39 +288,50 @@ class RayRun:
         """The run was interrupted: collect what the stages can say at once."""
         with contextlib.suppress(Exception):
             self._pace.stop.remote()  # so that a stage doesn't go on with the next chunk that it was asked for
-            self._finish(STOP_LIMIT_S)
-        # A stage ends its chunk before it says its last words: what it did until then belongs into the trace.
-        for ref, j in self._outstanding.items():
-            with contextlib.suppress(Exception):
-                if ray.wait([ref], timeout=0)[0]:
-                    self._keep(j, ray.get(ref))
+            kept = self._finish(STOP_LIMIT_S)
+            # A stage ends its chunk before it says its last words: what it did until then belongs into the trace.
+            for j, asked in self._asked.items():
+                with contextlib.suppress(Exception):
+                    for doing, ref in asked:
+                        if doing == TRAINING and ray.wait([ref], timeout=0)[0]:
+                            self._reports.write(j, ray.get(ref))
+            for j, checkpoint in kept.items():
+                self._reports.write(j, Chunk(checkpoint=checkpoint), is_last=True)
 
-    def _finish(self, limit_s: float | None) -> dict[int, Any]:
-        """Each stage's end and final weights; then the buffers' counts, once everything sent has been taken."""
-        calls = {j: actor.finish.remote() for j, actor in self._stages.items()}
-        final: dict[int, Any] = {}
-        deadline = None if limit_s is None else time.monotonic() + limit_s
-        # A run that ends early tells what it can: one that does not answer must not silence the others.
-        tolerated = (TimeoutError,) if limit_s is None else (TimeoutError, StageFailed)
+    def _finish(self, limit_s: float) -> dict[int, tuple[StagePosition, Arrays]]:
+        """The end and the weights of each stage that can still say them; then the buffers' counts.
+
+        One that does not answer must not silence the others.
+
+        Returns:
+            What the stages can go on from.
+        """
+        kept = {}
+        calls = {j: self._stages[j].finish.remote(True) for j in self._numbers if j not in self._outcome.ends}
+        deadline = time.monotonic() + limit_s
         for j, ref in calls.items():
-            with contextlib.suppress(*tolerated):
-                end, published = self._get(ref, f"stage {j}", "ending", deadline and _left(deadline))
-                self._outcome.ends.setdefault(j, end)  # asked again, a stage has forgotten what it had fetched ahead
-                final[j] = published[0]
-                self._outcome.weights[j] = self._get(final[j], f"stage {j}", "ending", deadline and _left(deadline))
-        # Stopped in the last evaluation, they are counted a second time; what can't be said again stays.
-        told = {buffer.after_stage: buffer for buffer in self._outcome.buffers}
-        counts = {j: buffer.statistics.remote() for j, buffer in self._buffers.items()}
-        deadline = None if limit_s is None else time.monotonic() + COUNT_LIMIT_S
-        for j, ref in counts.items():
-            with contextlib.suppress(*tolerated):
-                statistics = self._get(ref, f"buffer {j}", "ending", deadline and _left(deadline))
-                reader: StageEnd | None = self._outcome.ends.get(j + 1)
-                unused = reader.fetched_unused if reader else 0
-                counts_of = {"after_stage": j, **statistics, "fetched_unused": unused}
-                told[j] = BufferSummary.model_validate(counts_of)
+            with contextlib.suppress(TimeoutError, StageFailed):
+                end = self._get(ref, f"stage {j}", ENDING, left(deadline))
+                self._ended(j, end)
+                if end[2] is not None:
+                    kept[j] = end[2]
+        self._count_buffers(COUNT_LIMIT_S)
+        return kept
+
+    def _count_buffers(self, limit_s: float) -> None:
+        """The books, once everything that was sent has been taken; a buffer that can't say them any more has none."""
+        told = {buffer.after_stage: buffer for buffer in self._outcome.buffers}  # what can't be said again stays
+        calls = {j: buffer.statistics.remote() for j, buffer in self._buffers.items()}
+        deadline = time.monotonic() + limit_s
+        for j, ref in calls.items():
+            with contextlib.suppress(TimeoutError, StageFailed):
+                counts = self._get(ref, f"buffer {j}", ENDING, left(deadline))
+                if (producer := self._outcome.ends.get(j)) is not None:
+                    counts = books(counts, producer.passes, self._reports.histories[j + 1].read)
+                reader = self._outcome.ends.get(j + 1)
+                unused = max(0, counts["sampled"] - reader.passes) if reader is not None else 0
+                told[j] = BufferSummary(after_stage=j, **counts, fetched_unused=unused)
         self._outcome.buffers[:] = [told[j] for j in sorted(told)]
-        return final
 
     def outcome(self) -> Outcome:
         """What there is now: complete, or as far as the run came."""
@@ -283,60 +339,11 @@ class RayRun:
 
     def close(self) -> None:
         """Leave no actor behind."""
-        for actor in (*self._stages.values(), *self._buffers.values()):
+        for actor in (*self._stages.values(), *self._buffers.values(), self._pace):
             with contextlib.suppress(Exception):
                 ray.kill(actor)
-        with contextlib.suppress(Exception):
-            remove_placement_group(self._group)
-
-    def _dead_process(self) -> str | None:
-        """The first of this machine's processes of the run that lives no more."""
-        here = hello()["node"]
-        for process in self._outcome.processes:
-            try:
-                if process.node == here and psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE:
-                    return process.name
-            except psutil.NoSuchProcess:
-                return process.name
-        return None
+        self._place.leave()
 
     def _get(self, ref: Any, who: str, doing: str, timeout: float | None = None) -> Any:
-        """A call's result; a process that died or raised becomes one clear error."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while not ray.wait([ref], timeout=POLL_S if deadline is None else min(POLL_S, _left(deadline)))[0]:
-            self._check()
-            if deadline is not None and time.monotonic() >= deadline:
-                raise TimeoutError
-        try:
-            return ray.get(ref)
-        except ray.exceptions.OutOfMemoryError:
-            raise StageFailed(f"{who}, {doing}: out of memory; use a smaller --buffer-size", who) from None
-        except ray.exceptions.RayActorError as error:
-            if doing == "starting" and "creation task" in str(error):  # its own error stands below Ray's story of it
-                reason = str(error).strip().splitlines()[-1]
-                raise StageFailed(f"{who}, {doing}: {reason}", who) from None
-            raise StageFailed(f"{who}, {doing}: its process died ({_first_line(error)})", who) from None
-        except ray.exceptions.RayTaskError as error:
-            cause = error.cause
-            if isinstance(cause, MemoryError):
-                raise StageFailed(f"{who}, {doing}: {_first_line(cause)}", who) from None
-            if isinstance(cause, StageFailed):
-                raise type(cause)(str(cause), who) from None
-            if isinstance(cause, ray.exceptions.RayActorError):
-                dead = self._dead_process()
-                named = f"the process of {dead} died" if dead else "a process that it uses died"
-                raise StageFailed(f"{who}, {doing}: {named} ({_first_line(cause)})", dead or who) from None
-            raise StageFailed(f"{who}, {doing}: {type(cause).__name__}: {_first_line(cause)}", who) from error
-
-
-def gpu_share(on_one: int) -> float:
-    """What each of so many stages on one GPU asks for, so that the evaluator has a place beside them."""
-    return math.floor(1000 * (1 - EVALUATOR_GPU) / on_one) / 1000  # rounded down, or the last would have no place
-
-
-def _left(deadline: float) -> float:
-    return max(0.0, deadline - time.monotonic())
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        """See ``result``."""
+        return result(ref, who, doing, self._check, lambda: dead_process(self._outcome.processes), timeout)

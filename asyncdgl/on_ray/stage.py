@@ -5,11 +5,11 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ray
+from numpy.typing import NDArray
 
 from asyncdgl.buffers.buffer import Sample
 from asyncdgl.buffers.entry import Entry, PassName
@@ -17,36 +17,60 @@ from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.data.dataset import open_dataset
 from asyncdgl.engine import turn
 from asyncdgl.engine.build import make_clock, make_passes, steps_clock
+from asyncdgl.engine.checkpoints import Due, stage_parts
 from asyncdgl.engine.passes import Passed
+from asyncdgl.engine.past import go_on
+from asyncdgl.engine.reports import Chunk
 from asyncdgl.errors import SampleBlocked
 from asyncdgl.learn.arithmetic import set_up_torch
-from asyncdgl.learn.learner import State, as_arrays
-from asyncdgl.observer import Progress
+from asyncdgl.learn.learner import as_arrays
 from asyncdgl.on_ray.ends import Inbox, Outbox
 from asyncdgl.on_ray.greeting import hello
-from asyncdgl.on_ray.pace import PaceClient
+from asyncdgl.on_ray.pace import Caller, PaceClient
 from asyncdgl.registry import handed_over
+from asyncdgl.rundir.checkpoint import Checkpoint, StagePosition
 from asyncdgl.rundir.outcome import StageEnd
-from asyncdgl.rundir.records import EpochLine
-from asyncdgl.rundir.trace import PassRecord
+
+Arrays = Mapping[str, NDArray[Any]]
+
+SOONEST_S = 2.0
+"""Between two checkpoints of a stage, where their number is not given: its buffer keeps what it reads meanwhile."""
 
 
-@dataclass
-class Chunk:
-    """What a stage did since the last one.
+@dataclass(frozen=True)
+class Life:
+    """One of the processes that a stage has had.
 
     Attributes:
-        records: its passes.
-        epochs: it completed: the line for metrics.jsonl, and a reference to the weights where evaluation needs them, in
-            a list so that Ray does not fetch it.
-        progress: how far it has come.
-        until_s: there is no more of what it did until then.
+        number: from 0.
+        incarnation: of the passes that it makes.
+        kept: what it goes on from; None for the stage's first pass.
+        made: how many passes of the stage are known to have been made.
+        every: passes between two checkpoints; None: as often as costs little.
+        most: passes between two checkpoints, at most.
     """
 
-    records: list[PassRecord] = field(default_factory=list)
-    epochs: list[tuple[EpochLine, list[Any]]] = field(default_factory=list)
-    progress: Progress | None = None
-    until_s: float = 0.0
+    number: int
+    incarnation: int
+    kept: Checkpoint | None
+    made: int
+    every: int | None
+    most: int | None
+
+
+@dataclass(frozen=True)
+class Doze:
+    """A sleep under way.
+
+    Attributes:
+        began: when, on the monotonic clock.
+        seconds: how long it is to be.
+        with_excess: whether it is also to be told how much too long it was.
+    """
+
+    began: float
+    seconds: float
+    with_excess: bool
 
 
 class StageActor:
@@ -59,6 +83,7 @@ class StageActor:
         upstream, downstream: the buffers before and after it; None at the ends.
         pace: the pace actor.
         given: parts of the run that were handed over as objects, by kind.
+        life: where this process begins.
     """
 
     def __init__(
@@ -70,18 +95,29 @@ class StageActor:
         downstream: Any,
         pace: Any,
         given: Mapping[str, Any],
+        life: Life,
     ) -> None:
         set_up_torch(config, number)
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each place of an entry that it maps keeps one open
         self._config, self._number = config, number
-        self._pace = PaceClient(pace, number)
-        self._in = Inbox(upstream) if upstream is not None else None
-        self._out = Outbox(config, number, downstream) if downstream is not None else None
+        self._pace = PaceClient(pace, Caller(number, life.number))
         with handed_over(given):
             self._passes = make_passes(config, open_dataset(config, data), number, self._seconds)
         self._later_trains = True
         self._turn = turn.Turn(config, self._passes, make_clock(config, number), lambda: self._later_trains)
+        if life.kept is not None:
+            go_on(self._passes, life.kept)
+            self._turn.v = life.kept.of(number).v
+        self._passes.incarnation = life.incarnation
+        self._out = Outbox(config, downstream, self._passes.next_name, life.number) if downstream is not None else None
+        # Passes that an earlier process made are made again: to the same bits, and at once, since they had their turn.
+        made = life.made if self._out is None else max(life.made, self._out.sent_until(life.incarnation))
+        self._turn.made = made
+        self._in = Inbox(upstream, number, self._passes.step, made) if upstream is not None else None
+        self._due = Due(life.every, SOONEST_S, life.most)
+        self._due.begin(self._passes.step)
+        self._kept_after = 0  # this many deaths of the buffer before
         self._asks = self._turn.asks()
         self._answer: Any = None
         self._origin = 0.0
@@ -89,9 +125,13 @@ class StageActor:
         self._step_s = 0.0  # what one step of the profile is in seconds (pace free)
         self._accounted_s = 0.0  # computing and waiting since `_spent_at`
         self._spent_at = 0.0
-        self._stopped = False
+        self._stopped = self._failed = False
+        self._dozing: Doze | None = None
+        self._timed = 0  # passes that this process has made
         self._chunk = Chunk()
         self._answers = turn.answers_of(self)
+        if not self._passes.is_training:  # an earlier process has done the quota: who keeps pace may not know it
+            self._later_trains = self._pace.trained()
 
     def hello(self) -> dict[str, Any]:
         """See ``hello``; with what the bits of a run depend on."""
@@ -104,9 +144,19 @@ class StageActor:
         """This machine's monotonic clock, in seconds; it counts from the machine's start."""
         return time.monotonic()
 
-    def begin(self, origin: float) -> None:
-        """Training begins: seconds count from ``origin`` on this machine's monotonic clock."""
+    def begin(self, origin: float) -> int:
+        """Training begins: seconds count from ``origin`` on this machine's monotonic clock.
+
+        Returns:
+            How many passes are to be made again.
+        """
         self._origin = origin
+        return max(0, self._turn.made - self._passes.step)
+
+    @property
+    def _repeats(self) -> bool:
+        """Whether the next pass was made before."""
+        return self._passes.step < self._turn.made
 
     def _seconds(self) -> float:
         return time.monotonic() - self._origin
@@ -118,18 +168,39 @@ class StageActor:
         deadline = time.monotonic() + (0.0 if self._pace.is_stopping() else seconds)
         self._spent_at = self._spent_at or time.monotonic()  # what comes before the first chunk stretches no pass
         between_turns = True
-        while not self._stopped and not (between_turns and time.monotonic() >= deadline):
+        while not (self._stopped or self._chunk.checkpoint) and not (between_turns and time.monotonic() >= deadline):
+            if self._dozing is not None and not self._doze(self._dozing, deadline):
+                break
             try:
                 what, about = self._asks.send(self._answer)
                 self._answer = self._answers[what](about)
             except BaseException:
-                self._stopped = True  # the next call, which may have been sent already, brings what was done so far
+                # The next call, which may have been sent already, brings what was done so far.
+                self._stopped = self._failed = True
                 raise
             # Never between a pass and what becomes of its output: the books would not balance.
             between_turns = what in (turn.NEXT, turn.WAIT, turn.START, turn.SLEEP, turn.PAUSE)
+            if what in (turn.NEXT, turn.PAUSE) and (self._due.is_due(self._passes.step) or self._has_lost_memory()):
+                self._keep()
         chunk, self._chunk = self._chunk, Chunk()
         chunk.progress, chunk.until_s = self._passes.progress(self._stopped), self._seconds()
         return chunk
+
+    def _has_lost_memory(self) -> bool:
+        """Whether the buffer that could give again what this stage has read died since the last checkpoint."""
+        return self._in is not None and self._in.buffers_died > self._kept_after
+
+    def _keep(self) -> None:
+        """A checkpoint: after all that the stage sent was taken, since nobody would send it again."""
+        if self._repeats:
+            self._due.begin(self._passes.step)  # or the next one would not be after a multiple
+            return
+        began = time.perf_counter()
+        self._kept_after = self._in.buffers_died if self._in is not None else 0
+        if self._out is not None:
+            self._out.flush()
+        self._chunk.checkpoint = stage_parts(self._passes, self._turn.v)
+        self._due.taken(self._passes.step, time.perf_counter() - began)
 
     # --- Answers to what the turn asks. Each waits a bounded time.
 
@@ -137,6 +208,8 @@ class StageActor:
         return self._out is not None and self._out.reserve(name, wait=False)
 
     def _start(self, v: float) -> tuple[float | None, float]:
+        if self._repeats:
+            return v, 0.0
         start = self._pace.start(v)
         self._later_trains = start.later_trains
         self._accounted_s += start.waited_s
@@ -159,8 +232,7 @@ class StageActor:
         self._chunk.records.append(passed.record)
         if passed.epoch_end is not None:
             weights = passed.epoch_end.published
-            published = [] if weights is None else [_put(weights)]
-            self._chunk.epochs.append((passed.epoch_end.line, published))
+            self._chunk.epochs.append((passed.epoch_end.line, None if weights is None else as_arrays(weights)))
         self._accounted_s += passed.compute_s
         self._note_pass_time(passed.compute_s)
         return passed
@@ -186,16 +258,28 @@ class StageActor:
         return spent_s
 
     def _sleep(self, seconds: float) -> tuple[float, float]:
-        began = time.monotonic()
-        time.sleep(seconds)
-        slept_s = time.monotonic() - began
-        self._accounted_s += slept_s
-        return slept_s, slept_s - seconds
+        if not self._repeats:
+            self._dozing = Doze(time.monotonic(), seconds, with_excess=True)
+        return 0.0, 0.0
 
     def _pause(self, length: float) -> float:
-        self._later_trains = self._pace.release()
-        slept_s, _ = self._sleep(length * (1.0 if self._config.profile.unit == "seconds" else self._step_s))
-        return slept_s
+        if not self._repeats:
+            self._later_trains = self._pace.release()
+            seconds = length * (1.0 if self._config.profile.unit == "seconds" else self._step_s)
+            self._dozing = Doze(time.monotonic(), seconds, with_excess=False)
+        return 0.0
+
+    def _doze(self, doze: Doze, deadline: float) -> bool:
+        """Sleep on, but not beyond the chunk: who sleeps for long must not seem deaf. Returns whether it is over."""
+        now = time.monotonic()
+        time.sleep(max(0.0, min(doze.began + doze.seconds, max(deadline, now)) - now))
+        slept_s = time.monotonic() - doze.began
+        if slept_s < doze.seconds:
+            return False
+        self._accounted_s += slept_s
+        self._answer = (slept_s, slept_s - doze.seconds) if doze.with_excess else slept_s
+        self._dozing = None
+        return True
 
     def _wait(self, about: tuple[str, float | None]) -> float:
         reason, _ = about
@@ -222,7 +306,8 @@ class StageActor:
 
     def _note_pass_time(self, compute_s: float) -> None:
         """Keep the mean pass time, and under pace ``free`` what a step of the profile is in seconds."""
-        step = self._passes.step
+        self._timed += 1
+        step = self._timed
         self._pass_s += (compute_s - self._pass_s) / min(step, 100)
         if self._config.pace == "free" and self._config.profile.unit == "steps":
             if step in (1, 5) or step % 20 == 0:
@@ -236,13 +321,16 @@ class StageActor:
 
     # --- The end
 
-    def finish(self) -> tuple[StageEnd, list[Any]]:
-        """The stage's end and its final weights, after all that it sent was taken."""
-        unused = self._in.give_up() if self._in is not None else 0
+    def finish(self, keeps: bool) -> tuple[StageEnd, Arrays, tuple[StagePosition, Arrays] | None]:
+        """The stage's end and its final weights, after all that it sent was taken.
+
+        Args:
+            keeps: whether the run is to be gone on with: then also where the stage stands, and its state.
+        """
+        if self._in is not None:
+            self._in.give_up()
         if self._out is not None:
             self._out.flush()
-        return self._passes.end(fetched_unused=unused), [_put(self._passes.learner.published())]
-
-
-def _put(weights: State | None) -> Any:
-    return ray.put(as_arrays(weights or {}))
+        whole = not (self._failed or self._repeats)  # what fails may have changed the state already
+        kept = stage_parts(self._passes, self._turn.v) if keeps and whole else None
+        return self._passes.end(), as_arrays(self._passes.learner.published() or {}), kept

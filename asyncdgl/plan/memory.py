@@ -10,8 +10,12 @@ from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.errors import ConfigError
 from asyncdgl.nets.outputs import block_outputs
 from asyncdgl.nets.shape import Shape
+from asyncdgl.rundir.checkpoint import KEPT
 
 SHARE_OF_MEMORY = 0.8
+
+KEPT_BYTES, KEPT_LEAST = 64_000_000, 8
+"""What a reader reads between two checkpoints, at most: so many bytes, but at least so many entries."""
 
 UNACKNOWLEDGED = 4
 """Inserts that a producer has on the wire at most, and places that it has for them."""
@@ -22,9 +26,28 @@ def places_given(prefetch: int) -> int:
     return prefetch + 2
 
 
-def most_places(held: int, prefetch: int) -> int:
-    """The most places that a buffer on Ray uses which holds so many entries: one more while the oldest makes room."""
-    return held + UNACKNOWLEDGED + places_given(prefetch) + 1
+def most_places(held: int, prefetch: int, kept: int) -> int:
+    """The most places that a buffer on Ray uses: one more while the oldest makes room.
+
+    Args:
+        held: entries that it and its link hold.
+        prefetch: that its reader fetches ahead.
+        kept: passes between two checkpoints of its reader: what those read is kept until the next one counts, too.
+    """
+    return held + UNACKNOWLEDGED + 2 * kept + places_given(prefetch) + 1
+
+
+def kept_for_restart(config: ResolvedConfig, sizes: Sequence[int] | None = None) -> list[int]:
+    """Passes that stages 2 … J make at most between two checkpoints: the buffers keep what these read.
+
+    Args:
+        config: the run.
+        sizes: encoded bytes of the entries of stages 1 … J-1, where they are known already.
+    """
+    if sizes is None:
+        sizes = entry_bytes(config, config.precision == "bf16", asked_outputs(config))
+    every = config.checkpoint.every
+    return [max(KEPT_LEAST, KEPT_BYTES // size) if every is None else every for size in sizes]
 
 
 def asked_outputs(config: RunConfig) -> list[Shape]:
@@ -34,6 +57,26 @@ def asked_outputs(config: RunConfig) -> list[Shape]:
     from asyncdgl.data.cache import data_shape
 
     return block_outputs(config.model, *data_shape(config.data))
+
+
+def checkpoint_every(config: ResolvedConfig) -> int | None:
+    """Passes between two checkpoints of a stage on Ray; None: as often as costs little.
+
+    With `sync-dgl` all stages need one at the same step: there is always a number.
+    """
+    every: int | None = config.checkpoint.every
+    if every is None and config.algorithm == "sync-dgl":
+        return min(kept_for_restart(config), default=None)
+    return every
+
+
+def checkpoints_kept(config: ResolvedConfig) -> int:
+    """How many checkpoints of a stage on Ray stay on the disk: with `sync-dgl` the last stage must have one of them."""
+    every = checkpoint_every(config)
+    if every is None or config.algorithm != "sync-dgl":
+        return KEPT
+    ahead = (config.stages - 1) * (config.buffer.size + places_given(config.buffer.prefetch))
+    return KEPT + -(-ahead // every)
 
 
 def buffer_bytes(config: ResolvedConfig, outputs: Sequence[Shape] | None = None) -> list[int]:
@@ -47,7 +90,8 @@ def buffer_bytes(config: ResolvedConfig, outputs: Sequence[Shape] | None = None)
     sizes = entry_bytes(config, config.precision == "bf16", outputs)
     counts = entries_held(config)
     if config.runtime == "ray":
-        counts = [most_places(count, config.buffer.prefetch) for count in counts]
+        kept = kept_for_restart(config, sizes)
+        counts = [most_places(n, config.buffer.prefetch, k) for n, k in zip(counts, kept, strict=True)]
     return [count * size for count, size in zip(counts, sizes, strict=True)]
 
 

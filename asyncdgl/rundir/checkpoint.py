@@ -1,18 +1,19 @@
-"""Checkpoints: what a stopped run goes on from; the last two of them are kept.
+"""Checkpoints: what a stopped run, or a stage whose process died, goes on from; the last two of them are kept.
 
 A run of `sim` or `virtual` is deterministic, so that a checkpoint need not say where every clock, link and sampler
 stood: whoever goes on repeats the first passes without their arithmetic. What arithmetic made stands here: the stages'
-states, the entries that may still be read, and the weights that an evaluation may still need.
+states, the entries that may still be read, and the weights that an evaluation may still need. On Ray each stage has
+checkpoints of its own, and its buffer still has what it read since.
 """
 
 from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 KEPT = 2
-"""The older one is for the case that the newer one is damaged."""
+"""Checkpoints that stay: the older one is for the case that the newer one is damaged."""
 
 POSITION = "position"
 Count = Annotated[int, Field(ge=0)]
@@ -40,6 +41,10 @@ class _Record(BaseModel):
 class StagePosition(_Record):
     """Where a stage stood, beside its state."""
 
+    stage: int = Field(ge=1)
+    incarnation: Count
+    step: Count = Field(description="of its next pass")
+    v: float = Field(ge=0, description="its profile clock, in steps")
     updates: Count
     optimizer: tuple[str, ...] = Field(description="kinds of its optimizer's state; one may hold nothing yet")
     entry_bytes: Count = Field(description="encoded size of what it hands on")
@@ -56,7 +61,7 @@ class Position(_Record):
     metrics_lines: Count = Field(description="lines of metrics.jsonl")
     elapsed_s: float = Field(ge=0, description="since training began, in the run's unit of time")
     wall_seconds: float = Field(ge=0, description="of the whole run until then")
-    stages: tuple[StagePosition, ...]
+    stages: tuple[StagePosition, ...] = Field(description="all of them, or on Ray the one whose checkpoint it is")
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,11 @@ class Checkpoint:
     """
 
     position: Position
-    arrays: dict[str, NDArray[Any]]
+    arrays: Mapping[str, NDArray[Any]]
+
+    def of(self, stage: int) -> StagePosition:
+        """Where a stage stood."""
+        return next(position for position in self.position.stages if position.stage == stage)
 
     def part(self, prefix: str) -> dict[str, NDArray[Any]]:
         """The arrays whose names begin with this, by the rest of their names."""
@@ -107,33 +116,77 @@ def config_sha256(folder: Path) -> str:
     return hashlib.sha256((folder / CONFIG).read_bytes()).hexdigest()
 
 
-Keep = Callable[[int, float, tuple[StagePosition, ...], "dict[str, NDArray[Any]]"], None]
-"""Takes the passes made, the seconds since training began, where the stages stand, and the arrays by name."""
+class Keep(Protocol):
+    """Keeps a checkpoint."""
+
+    def __call__(
+        self,
+        passes: int | None,
+        elapsed_s: float,
+        stages: tuple[StagePosition, ...],
+        arrays: Mapping[str, NDArray[Any]],
+        stage: int | None = None,
+    ) -> Checkpoint:
+        """Keep it.
+
+        Args:
+            passes: made by all stages together; None for all that were recorded.
+            elapsed_s: since training began.
+            stages: where they stand.
+            arrays: by name.
+            stage: whose checkpoint it is, where each stage has its own.
+
+        Raises:
+            OSError: there is no room.
+        """
 
 
-def keeper(writer: RunWriter, wall_seconds: Callable[[], float]) -> Keep:
+def unsaved(
+    passes: int | None,
+    elapsed_s: float,
+    stages: tuple[StagePosition, ...],
+    arrays: Mapping[str, NDArray[Any]],
+    stage: int | None = None,
+) -> Checkpoint:
+    """A checkpoint in memory alone: good for a stage whose process dies, not for a run that is stopped."""
+    position = Position(
+        config_sha256="", passes=passes or 0, metrics_lines=0, elapsed_s=elapsed_s, wall_seconds=0, stages=stages
+    )
+    return Checkpoint(position, arrays)
+
+
+def keeper(writer: RunWriter, wall_seconds: Callable[[], float], most: int = KEPT) -> Keep:
     """What writes the checkpoints of a run.
 
     Args:
         writer: of its directory.
         wall_seconds: of the whole run until now.
+        most: how many stay, of each stage where each has its own.
     """
 
-    def keep(passes: int, elapsed_s: float, stages: tuple[StagePosition, ...], arrays: dict[str, NDArray[Any]]) -> None:
+    def keep(
+        passes: int | None,
+        elapsed_s: float,
+        stages: tuple[StagePosition, ...],
+        arrays: Mapping[str, NDArray[Any]],
+        stage: int | None = None,
+    ) -> Checkpoint:
         position = Position(
             config_sha256=config_sha256(writer.path),
-            passes=passes,
+            passes=len(writer.records) if passes is None else passes,
             metrics_lines=len(writer.lines),
             elapsed_s=elapsed_s,
             wall_seconds=wall_seconds(),
             stages=stages,
         )
-        save_checkpoint(writer.path, Checkpoint(position, arrays))
+        checkpoint = Checkpoint(position, arrays)
+        save_checkpoint(writer.path, checkpoint, stage, most)
+        return checkpoint
 
     return keep
 
 
-def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+def save_checkpoint(folder: Path, checkpoint: Checkpoint, stage: int | None = None, most: int = KEPT) -> None:
     """Keep a checkpoint, and let go of all but the last ones.
 
     It counts once it is on the disk, after the lines of the trace and the metrics that it rests on.
@@ -141,18 +194,28 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     Args:
         folder: the run directory.
         checkpoint: what to keep.
+        stage: whose it is, where each stage has its own.
+        most: how many stay.
 
     Raises:
         OSError: there is no room; the checkpoints that were there are left.
     """
-    place = folder / CHECKPOINTS
-    place.mkdir(exist_ok=True)
+    place = _place(folder, stage)
+    place.mkdir(parents=True, exist_ok=True)
     for lines in (TRACE, METRICS):
         to_disk(folder / lines)
-    path = place / f"{checkpoint.position.passes:010d}.safetensors"
-    save_arrays(path, checkpoint.arrays, {POSITION: checkpoint.position.model_dump_json()})
-    for older in _newest_first(folder)[KEPT:]:
+    position = checkpoint.position
+    number = position.passes if stage is None else checkpoint.of(stage).step
+    save_arrays(place / f"{number:010d}.safetensors", checkpoint.arrays, {POSITION: position.model_dump_json()})
+    for older in _newest_first(place)[most:]:
         older.unlink(missing_ok=True)
+
+
+def remove_checkpoints_after(folder: Path, stage: int, step: int) -> None:
+    """The run goes on from an earlier one of the stage's checkpoints, or from its first pass."""
+    for path in _newest_first(_place(folder, stage)):
+        if not path.stem.isdecimal() or int(path.stem) > step:
+            path.unlink(missing_ok=True)
 
 
 def remove_checkpoints(folder: Path) -> None:
@@ -160,20 +223,24 @@ def remove_checkpoints(folder: Path) -> None:
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
 
-def _newest_first(folder: Path) -> list[Path]:
-    return sorted((folder / CHECKPOINTS).glob("*.safetensors"), reverse=True)
+def _place(folder: Path, stage: int | None) -> Path:
+    return folder / CHECKPOINTS / ("" if stage is None else f"stage-{stage}")
+
+
+def _newest_first(place: Path) -> list[Path]:
+    return sorted(place.glob("*.safetensors"), reverse=True)
 
 
 def newest_checkpoint(run: Run) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint of a run that can be used.
+    """The newest checkpoint of a run in one process that can be used.
 
     Returns:
         The checkpoint, or None where there is none; and what is wrong with each newer one, a sentence each.
     """
     problems = []
-    for path in _newest_first(run.path):
+    for path in _newest_first(_place(run.path, None)):
         try:
-            kept = read_checkpoint(path)
+            kept = read_checkpoint(path, run.path)
             if kept.position.passes > len(run.records) or kept.position.metrics_lines > len(run.lines):
                 raise DataError(f"{path} rests on lines of {TRACE} or {METRICS} that are not there")
         except DataError as error:
@@ -183,8 +250,23 @@ def newest_checkpoint(run: Run) -> tuple[Checkpoint | None, list[str]]:
     return None, problems
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
+def stage_checkpoints(run: Run, stage: int) -> tuple[list[Checkpoint], list[str]]:
+    """The checkpoints of a stage of a run on Ray, the newest first; and what is wrong with others, a sentence each."""
+    found, problems = [], []
+    for path in _newest_first(_place(run.path, stage)):
+        try:
+            found.append(read_checkpoint(path, run.path))
+        except DataError as error:
+            problems.append(str(error))
+    return found, problems
+
+
+def read_checkpoint(path: Path, folder: Path) -> Checkpoint:
     """What a checkpoint says.
+
+    Args:
+        path: of its file.
+        folder: the run directory.
 
     Raises:
         DataError: it is damaged, cut short, of another configuration, or no checkpoint.
@@ -194,6 +276,6 @@ def read_checkpoint(path: Path) -> Checkpoint:
         position = Position.model_validate_json(about.get(POSITION, ""), strict=True)
     except ValidationError as error:
         raise DataError(f"{path} is no checkpoint of this version: {error.errors()[0]['msg']}") from None
-    if position.config_sha256 != config_sha256(path.parents[1]):
+    if position.config_sha256 != config_sha256(folder):
         raise DataError(f"{path} belongs to another configuration than the {CONFIG} beside it")
     return Checkpoint(position, arrays)

@@ -14,6 +14,7 @@ from asyncdgl.rundir.trace import (
     batches_unseen,
     by_stage,
     distribution,
+    lineage,
     staleness,
     times_sampled,
 )
@@ -37,6 +38,7 @@ def stage_summaries(
     summaries = []
     for number, end in sorted(ends.items()):
         passes = stages.get(number, [])
+        live = lineage(passes)
         waits: Counter[str] = Counter()
         for record in passes:
             if record.waits:
@@ -53,10 +55,10 @@ def stage_summaries(
                 validation_accuracy=validation[number - 1] if validation else None,
                 busy_fraction=busy / train_seconds if train_seconds > 0 else 0.0,
                 wait_seconds=dict(waits),
-                staleness=distribution(staleness(passes, stages.get(number - 1, []))),
-                batch_age=distribution(batch_age(passes, stages.get(1, []))),
-                batches_unseen=batches_unseen(passes),
-                times_sampled=distribution(times_sampled(passes)),
+                staleness=distribution(staleness(live, stages.get(number - 1, []))),
+                batch_age=distribution(batch_age(live, stages.get(1, []))),
+                batches_unseen=batches_unseen(live),
+                times_sampled=distribution(times_sampled(live)),
                 lost_turns=None if end.lost_turns is None else dict(end.lost_turns),
                 state_sha256=end.state_sha256,
             )
@@ -72,5 +74,5 @@ def train_seconds(records: Sequence[PassRecord]) -> float:
 def images_per_second(records: Sequence[PassRecord], last_stage: int, batch_size: int) -> float | None:
     """Images that the whole network learned from: the last stage's updates x batch / train_seconds."""
     seconds = train_seconds(records)
-    updates = sum(record.stage == last_stage and record.kind == TRAIN for record in records)
+    updates = sum(record.kind == TRAIN for record in lineage(by_stage(records).get(last_stage, [])))
     return batch_size * updates / seconds if seconds else None

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from asyncdgl.rundir.records import BufferSummary, EvaluationLine, Process
+from asyncdgl.rundir.records import BufferSummary, EvaluationLine, Fault, Process
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,6 +30,11 @@ class StageEnd:
     fetched_unused: int = 0
     lost_turns: Mapping[str, int] | None = None
 
+    @property
+    def passes(self) -> int:
+        """Of both kinds."""
+        return self.updates + self.forward_passes
+
 
 @dataclass
 class Outcome:
@@ -40,6 +45,7 @@ class Outcome:
         buffers: the books of each buffer.
         evaluation: the last one.
         processes: of the Ray runtime.
+        faults: its processes that died.
         weights: of the stages that could say theirs at the end, by name.
     """
 
@@ -47,4 +53,5 @@ class Outcome:
     buffers: list[BufferSummary]
     evaluation: EvaluationLine | None
     processes: list[Process] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
     weights: dict[int, Mapping[str, NDArray[Any]]] = field(default_factory=dict, compare=False)

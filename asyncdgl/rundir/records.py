@@ -64,7 +64,7 @@ class StageSummary(_Record):
 class BufferSummary(_Record):
     """One replay buffer in summary.json, with the link before it: counts of entries.
 
-    sent = inserted + on_the_way + lost + dropped; inserted = left + retired + overwritten_unused.
+    sent = inserted + on_the_way + lost + dropped + lost_in_fault; inserted = left + retired + overwritten_unused.
     """
 
     after_stage: int = Field(ge=1, description="the stage that writes it")
@@ -75,6 +75,7 @@ class BufferSummary(_Record):
     overwritten_unused: Count = Field(description="left without a use")
     lost: Count = Field(description="lost on the link")
     dropped: Count = Field(description="dropped by a full link")
+    lost_in_fault: Count = Field(default=0, description="gone unused with a process of the buffer that died")
     left: Count = Field(description="held at the end")
     on_the_way: Count = Field(description="on the link at the end")
     fetched_unused: Count = Field(description="fetched ahead by the reader and never used")
@@ -83,10 +84,13 @@ class BufferSummary(_Record):
 
 
 class Fault(_Record):
-    """A process that died and came back."""
+    """A process that died."""
 
     process: str = Field(description="its name, as in environment.json")
     at_s: float = Field(description="when it was noticed; seconds since training began")
+    again_s: float | None = Field(default=None, description="when another took its place; null if none did")
+    passes_again: Count = Field(default=0, description="made a second time, to the same bits")
+    lost_passes: Count = Field(default=0, description="that the stage's state does not rest on any more")
 
 
 class Summary(_Record):
@@ -108,7 +112,7 @@ class Summary(_Record):
     )
     stages: tuple[StageSummary, ...]
     buffers: tuple[BufferSummary, ...]
-    faults: tuple[Fault, ...] = Field(default=(), description="processes that died and came back")
+    faults: tuple[Fault, ...] = Field(default=(), description="processes that died")
 
 
 class Cpu(_Record):

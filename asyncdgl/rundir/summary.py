@@ -7,7 +7,7 @@ from asyncdgl.rundir.measures import images_per_second, stage_summaries, train_s
 from asyncdgl.rundir.outcome import Outcome, StageEnd
 from asyncdgl.rundir.reader import Run
 from asyncdgl.rundir.records import StageSummary, Status, Summary
-from asyncdgl.rundir.trace import FORWARD, TRAIN, PassRecord
+from asyncdgl.rundir.trace import FORWARD, TRAIN, PassRecord, lineage
 from asyncdgl.rundir.writer import RunWriter
 
 
@@ -53,6 +53,7 @@ def make_summary(
         ),
         stages=stage_summaries(records, ends, train_seconds(records), evaluation),
         buffers=tuple(outcome.buffers) if outcome is not None else (),
+        faults=tuple(outcome.faults) if outcome is not None else (),
     )
 
 
@@ -72,5 +73,5 @@ def ends_from_trace(run: Run) -> dict[int, StageEnd]:
 
 
 def _end(passes: list[PassRecord], epochs: int) -> StageEnd:
-    kinds = [record.kind for record in passes]
+    kinds = [record.kind for record in lineage(passes)]
     return StageEnd(kinds.count(TRAIN), kinds.count(FORWARD), epochs, None)

@@ -113,10 +113,27 @@ def by_stage(records: Iterable[PassRecord]) -> dict[int, list[PassRecord]]:
     return {stage: sorted(stages[stage], key=lambda r: (r.incarnation, r.step)) for stage in sorted(stages)}
 
 
-def _update_ends(passes: Sequence[PassRecord]) -> NDArray[np.float64]:
+def lineage(passes: Iterable[PassRecord]) -> list[PassRecord]:
+    """The passes that a stage's last state rests on: of each incarnation those before the next one began (rule 31).
+
+    Args:
+        passes: of one stage, in the order in which it made them.
+    """
+    live: list[PassRecord] = []
+    for record in passes:
+        while live and live[-1].step >= record.step:
+            live.pop()
+        live.append(record)
+    return live
+
+
+def _update_ends(passes: Sequence[PassRecord]) -> dict[int, NDArray[np.float64]]:
+    """When each update ended that the states of an incarnation rest on, by incarnation."""
     import numpy as np
 
-    return np.array(sorted(r.end_s for r in passes if r.kind == TRAIN))
+    last = max((r.incarnation for r in passes), default=0)
+    lives = {i: lineage(r for r in passes if r.incarnation <= i) if last else passes for i in range(last + 1)}
+    return {i: np.array(sorted(r.end_s for r in live if r.kind == TRAIN)) for i, live in lives.items()}
 
 
 def staleness(passes: Sequence[PassRecord], producer: Sequence[PassRecord]) -> NDArray[np.int64]:
@@ -124,18 +141,20 @@ def staleness(passes: Sequence[PassRecord], producer: Sequence[PassRecord]) -> N
 
     The producer's updates completed when the entry was sampled, less those before the pass that made it, less that one
     if it was an update; Algorithm 1 gives 0. Only passes whose entry was sampled while the producer still trained.
+    A pass that was made again after a fault ended a second time, after its entry was read: it counts as completed.
     """
     import numpy as np
 
-    ends = _update_ends(producer)
     trained = {(r.incarnation, r.step): r.kind == TRAIN for r in producer}
-    values = []
     read = [r for r in passes if r.kind == TRAIN and r.sampled_s is not None and r.source_update is not None]
-    completed_then = np.searchsorted(ends, np.array([r.sampled_s for r in read], np.float64), side="right")
-    for r, completed in zip(read, completed_then.tolist(), strict=True):
-        if completed < len(ends):
-            own = trained.get((r.source_incarnation or 0, r.source_step or 0), True)
-            values.append(completed - (r.source_update or 0) - int(own))
+    values = []
+    for incarnation, ends in _update_ends(producer).items():
+        of_this = [r for r in read if (r.source_incarnation or 0) == incarnation]
+        completed_then = np.searchsorted(ends, np.array([r.sampled_s for r in of_this], np.float64), side="right")
+        for r, completed in zip(of_this, completed_then.tolist(), strict=True):
+            if completed < len(ends):
+                own = trained.get((incarnation, r.source_step or 0), True)
+                values.append(max(0, completed - (r.source_update or 0) - int(own)))
     return np.array(values, np.int64)
 
 

@@ -17,6 +17,7 @@ from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.config.yaml import dump_config
 from asyncdgl.errors import ConfigError
 from asyncdgl.observer import Progress
+from asyncdgl.rundir.disk import to_disk
 from asyncdgl.rundir.reader import Run
 from asyncdgl.rundir.records import (
     CONFIG,
@@ -87,12 +88,12 @@ class RunWriter:
             ConfigError: another process writes there, or has written.
         """
         self.path = path
-        self._trace = (path / TRACE).open("a", encoding="utf-8")
+        self._trace: TextIO = (path / TRACE).open("a", encoding="utf-8")
         _claim(self._trace, path)
         if self._trace.tell() and not goes_on:
             self._trace.close()
             raise ConfigError(f"{path}: another run was written there meanwhile: choose another --out")
-        self._metrics = (path / METRICS).open("a", encoding="utf-8")
+        self._metrics: TextIO = (path / METRICS).open("a", encoding="utf-8")
         self.records: list[PassRecord] = []
         """What stands in trace.jsonl, so that nobody needs to read it back."""
         self.environment: Environment | None = None
@@ -111,6 +112,20 @@ class RunWriter:
             file.truncate(_length_of_lines(Path(file.name), kept))
         self.records[:] = before.records[:passes]
         self.lines[:] = before.lines[:lines]
+        (self.path / SUMMARY).unlink(missing_ok=True)
+
+    def keep_only(self, records: Sequence[PassRecord], lines: Sequence[EpochLine | EvaluationLine]) -> None:
+        """Go on with what another process has written, but for what is not needed any more.
+
+        Each file is replaced as a whole: a process that is killed meanwhile leaves the one or the other.
+
+        Args:
+            records: lines of the trace that stay.
+            lines: of the metrics.
+        """
+        self._trace = _replaced(self.path / TRACE, self._trace, [record.to_json() for record in records])
+        self._metrics = _replaced(self.path / METRICS, self._metrics, [line.model_dump_json() for line in lines])
+        self.records[:], self.lines[:] = records, lines
         (self.path / SUMMARY).unlink(missing_ok=True)
 
     def write_config(self, config: ResolvedConfig) -> None:
@@ -195,6 +210,20 @@ def _claim(file: TextIO, path: Path) -> None:
         raise ConfigError(f"{path}: a run is being written there by another process: choose another --out") from None
     except (ImportError, OSError):  # no such locks on this system, or on this file system
         pass
+
+
+def _replaced(path: Path, file: TextIO, lines: Sequence[str]) -> TextIO:
+    """Another file in the place of one that is open; nobody else writes there in between."""
+    part = path.with_name(f".{path.name}.part")
+    part.unlink(missing_ok=True)
+    new = part.open("a", encoding="utf-8")
+    _claim(new, path.parent)
+    new.write("".join([line + "\n" for line in lines]))
+    new.flush()
+    to_disk(part)
+    part.replace(path)
+    file.close()
+    return new
 
 
 def _length_of_lines(path: Path, count: int) -> int:

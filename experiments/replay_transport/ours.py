@@ -18,7 +18,6 @@ from asyncdgl.buffers.entry import Entry, PassName, Provenance
 from asyncdgl.config.yaml import parse_config
 from asyncdgl.on_ray.buffer import BufferActor
 from asyncdgl.on_ray.ends import Inbox, Outbox
-from asyncdgl.on_ray.pace import PaceActor
 from asyncdgl.plan.resolve import planned
 
 CONFIG = {"runtime": "ray", "stages": 2, "pace": "free", "buffer": {"size": 10, "sampler": "lifo"}}
@@ -29,7 +28,7 @@ class Producer:
     """Inserts as a stage does: without waiting for the buffer."""
 
     def __init__(self, buffer: Any, nbytes: int) -> None:
-        self.out = Outbox(planned(parse_config(CONFIG)), 1, buffer)
+        self.out = Outbox(planned(parse_config(CONFIG)), buffer, PassName(1, 0, 0))
         self.values, self.step = torch.from_numpy(made(nbytes)), 0
         self.payload = {"values": self.values, "y": torch.arange(8)}
 
@@ -48,7 +47,7 @@ class Consumer:
     """Samples as a stage does, and copies what it got."""
 
     def __init__(self, buffer: Any) -> None:
-        self.inbox = Inbox(buffer)
+        self.inbox = Inbox(buffer, 2)
 
     def take(self) -> tuple[int, np.ndarray]:
         """Number and data of the next sample; -1 where there is none yet."""
@@ -82,8 +81,7 @@ class Consumer:
 def measure(nbytes: int, count: int) -> Times:
     """All four times, ``count`` times each."""
     config = planned(parse_config(CONFIG))
-    pace = ray.remote(PaceActor).options(num_cpus=0, max_concurrency=100).remote(config)
-    buffer = ray.remote(BufferActor).options(num_cpus=0.05, max_concurrency=1000).remote(config, 1, pace)
+    buffer = ray.remote(BufferActor).options(num_cpus=0.05, max_concurrency=1000).remote(config, 1, "pace", {}, 16)
     producer, consumer = Producer.remote(buffer, nbytes), Consumer.remote(buffer)
     times = Times()
     for number in range(count + 15):
@@ -94,7 +92,7 @@ def measure(nbytes: int, count: int) -> Times:
         time.sleep(PAUSE_S)
         times.sample.append(ray.get(consumer.sample.remote()))
         times.sample_ahead.append(ray.get(consumer.sample_ahead.remote()))
-    for actor in (producer, consumer, buffer, pace):
+    for actor in (producer, consumer, buffer):
         ray.kill(actor)
     return times.without_first(15)  # until the buffer is full and its memory was used once
 

@@ -148,10 +148,6 @@ def test_without_a_checkpoint_the_run_begins_anew(whole, left) -> None:
     assert hashes(left) == hashes(whole)
 
 
-def test_what_is_no_run_or_on_ray_is_refused(left, tmp_path) -> None:
+def test_what_is_no_run_is_refused(tmp_path) -> None:
     done = asyncdgl(tmp_path, "resume", "nothing")
     assert (done.returncode, "is no run directory" in done.stderr) == (2, True)
-    config = left / "config.yaml"
-    config.write_text(config.read_text().replace("runtime: sim", "runtime: ray"))
-    done = asyncdgl(left.parent, "resume", "run")
-    assert (done.returncode, "a run on Ray keeps no checkpoints" in done.stderr) == (2, True)

@@ -26,6 +26,7 @@ class RanRecorder(Recorder):
     """With what the run came to."""
 
     outcome: Outcome | None = None
+    config: ResolvedConfig
 
     @property
     def hashes(self) -> list[str | None]:
@@ -58,6 +59,7 @@ def run_ray(cluster: None) -> Run:
         from asyncdgl.on_ray.run import RayRun
 
         config, recorder = make_config({"runtime": "ray", **tree}), RanRecorder(**hooks)
+        recorder.config = config
         ray_run = RayRun(config, prepare(config.data), recorder)
         try:
             ray_run.start()
@@ -93,7 +95,7 @@ def check_conservation() -> Callable[[RanRecorder], None]:
         assert recorder.outcome is not None
         for b in recorder.outcome.buffers:
             assert b.inserted == b.left + b.retired + b.overwritten_unused, b
-            assert b.sent == b.inserted + b.on_the_way + b.lost + b.dropped, b
+            assert b.sent == b.inserted + b.on_the_way + b.lost + b.dropped + b.lost_in_fault, b
             assert b.sent == len(recorder.passes(b.after_stage)), b
             reader = b.after_stage + 1
             assert b.sampled == len(recorder.passes(reader)) + b.fetched_unused, b

@@ -27,8 +27,11 @@ class Called:
         self._open = asyncio.Event()
         self._order: list[int] = []
 
-    async def address(self) -> str | None:
+    async def address(self) -> tuple[str, str | None]:
         return self._answers.listen()
+
+    async def through_ray(self, life: str, method: str, args: tuple[Any, ...]) -> Any:
+        return await self._answers.through_ray(life, method, args)
 
     async def pid(self) -> int:
         return os.getpid()
@@ -148,7 +151,7 @@ def test_another_user_is_refused(calls) -> None:
 
     if not calls.is_local or os.geteuid() != 0:
         pytest.skip("needs a socket, and another user")
-    name = ray.get(calls._actor.address.remote())
+    _, name = ray.get(calls._actor.address.remote())
     script = f"""
 import os, socket
 os.setuid(65534)

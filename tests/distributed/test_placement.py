@@ -12,11 +12,11 @@ from asyncdgl.plan.resolve import planned
 
 
 @pytest.fixture
-def most_on_one(cluster, digits_folder, make_recorder, monkeypatch) -> Callable[[int], int]:
+def most_on_one(cluster, make_recorder, monkeypatch) -> Callable[[int], int]:
     """``most_on_one(stages)``: how many of a run's stages are on one GPU at most; its evaluator has a place too."""
     import ray
 
-    from asyncdgl.on_ray.run import RayRun
+    from asyncdgl.on_ray.placement import Placement
 
     class Where:
         """An actor that says which GPUs it was given; defined here, since no worker can import a test."""
@@ -28,14 +28,14 @@ def most_on_one(cluster, digits_folder, make_recorder, monkeypatch) -> Callable[
 
     def place(stages: int) -> int:
         tree = {"runtime": "ray", "device": "cuda", "stages": stages, "model": {"blocks": 7}}
-        run = RayRun(planned(parse_config(tree)), digits_folder, make_recorder())
+        found = Placement(planned(parse_config(tree)), make_recorder())
         try:
-            gpu, evaluator_gpu = run._place()
-            shares = {0: evaluator_gpu, **dict.fromkeys(range(1, stages + 1), gpu)}
-            actors = [run._actor(Where, bundle, 0.01, share).remote() for bundle, share in shares.items()]
+            found.find()
+            shares = {0: found.evaluator_gpu, **dict.fromkeys(range(1, stages + 1), found.gpu)}
+            actors = [found.actor(Where, bundle, 0.01, share).remote() for bundle, share in shares.items()]
             given = ray.get([actor.gpus.remote() for actor in actors], timeout=100)
         finally:
-            run.close()
+            found.leave()
         assert [len(gpus) for gpus in given] == [1] * (stages + 1)
         return max(Counter(gpus[0] for gpus in given[1:]).values())
 
@@ -53,9 +53,7 @@ def test_as_few_stages_as_can_be_share_a_gpu(stages, most, most_on_one) -> None:
 def test_where_others_use_the_gpus_all_stages_share_one(most_on_one, monkeypatch) -> None:
     import ray
 
-    from asyncdgl.on_ray import run as ray_runtime
-
-    monkeypatch.setattr(ray_runtime, "PLACEMENT_LIMIT_S", 2.0)
+    monkeypatch.setattr("asyncdgl.on_ray.placement.PLACEMENT_LIMIT_S", 2.0)
     others = ray.util.placement_group([{"GPU": 2}])
     try:
         assert others.wait(timeout_seconds=60)
@@ -69,7 +67,7 @@ def test_more_cpus_than_there_are_is_an_error_that_says_so(cluster, digits_folde
     from asyncdgl.errors import ConfigError
     from asyncdgl.on_ray import run as ray_runtime
 
-    monkeypatch.setattr(ray_runtime, "PLACEMENT_LIMIT_S", 1.0)
+    monkeypatch.setattr("asyncdgl.on_ray.placement.PLACEMENT_LIMIT_S", 1.0)
     config = planned(parse_config({"runtime": "ray", "stages": 20, "model": {"blocks": 20}}))
     run = ray_runtime.RayRun(config, digits_folder, make_recorder())
     with pytest.raises(ConfigError, match=r"it needs 20 CPU; the cluster has 16 CPU, 3 GPU: use fewer --stages"):

@@ -56,9 +56,9 @@ APPLIES = {
     "delays.slowdown": "",
     **dict.fromkeys(("virtual.step_times", "virtual.train"), "vm"),
     "virtual.batches": "m",
-    **dict.fromkeys(("ray.address", "ray.threads"), "AS1"),
+    **dict.fromkeys(("ray.address", "ray.threads", "ray.deaf_s"), "AS1"),
     "evaluation.every": COMPUTING,
-    "checkpoint.every": "asqbvm",
+    "checkpoint.every": "".join(SITUATIONS),
 }
 """In which situations on the digits each key has an effect. A new key needs a line here."""
 

@@ -196,20 +196,20 @@ def kept_by(tmp_path: Path) -> tuple[Path, Path]:
 def test_a_checkpoint_that_is_cut_or_has_a_flipped_bit_is_refused(tmp_path) -> None:
     _, path = kept_by(tmp_path)
     whole = path.read_bytes()
-    read_checkpoint(path)
+    read_checkpoint(path, path.parents[1])
     header = 8 + int.from_bytes(whole[:8], "little")
     draws = random.Random(0)
     lengths = {*range(0, header, 61), *draws.sample(range(header, len(whole)), 30), len(whole) - 1}
     for length in lengths:
         path.write_bytes(whole[:length])
         with pytest.raises(DataError, match=r"damaged|no checkpoint"):
-            read_checkpoint(path)
+            read_checkpoint(path, path.parents[1])
     for place in {*range(0, header, 41), *draws.sample(range(header, len(whole)), 30)}:
         changed = bytearray(whole)
         changed[place] ^= 1 << draws.randrange(8)
         path.write_bytes(changed)
         with pytest.raises(DataError, match=r"damaged|no checkpoint"):
-            read_checkpoint(path)
+            read_checkpoint(path, path.parents[1])
 
 
 def test_a_checkpoint_of_another_configuration_is_refused(tmp_path) -> None:
@@ -217,7 +217,7 @@ def test_a_checkpoint_of_another_configuration_is_refused(tmp_path) -> None:
     with (out / "config.yaml").open("a") as file:
         file.write("# another seed, for example\n")
     with pytest.raises(DataError, match=r"belongs to another configuration than the config.yaml"):
-        read_checkpoint(path)
+        read_checkpoint(path, path.parents[1])
 
 
 def test_a_full_disk_is_a_warning_and_the_run_goes_on(tmp_path, whole, monkeypatch) -> None:

@@ -16,6 +16,7 @@ import secrets
 import socket
 import struct
 import sys
+import time
 import traceback
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +29,14 @@ THROUGH_RAY = "ASYNCDGL_CALLS_THROUGH_RAY"
 LARGEST = 200_000
 """Bytes of a message at most: a little less than what a socket takes at once by Linux's default."""
 
+RESTART_LIMIT_S = 60.0
+"""How long a process that died may take to be there again."""
+
 _GREETING = b"\0"
+
+
+class Lost(ConnectionError):
+    """The process that was called has died. Another one takes its place, and knows nothing of what was said."""
 
 
 # --- Who is called ----------------------------------------------------------------------------------------------------
@@ -49,12 +57,16 @@ class Answers:
         self._memory = memory
         self._listener: socket.socket | None = None
         self._name = ""
+        self._life = secrets.token_hex(16)  # another one for each process of the actor
         self._running: set[asyncio.Task[None]] = set()  # the loop itself forgets tasks that nobody holds
 
-    def listen(self) -> str | None:
-        """Where callers connect; None where there are no such sockets. Call it in the actor's event loop."""
+    def listen(self) -> tuple[str, str | None]:
+        """This process's life, and where callers connect. Call it in the actor's event loop.
+
+        The second is None where there are no such sockets.
+        """
         if not sys.platform.startswith("linux") or os.environ.get(THROUGH_RAY) == "1":
-            return None
+            return self._life, None
         if self._listener is None:
             self._name = "\0asyncdgl-" + secrets.token_hex(16)
             self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -62,7 +74,17 @@ class Answers:
             self._listener.bind(self._name)
             self._listener.listen()
             asyncio.get_running_loop().add_reader(self._listener, self._accept, self._listener)
-        return self._name
+        return self._life, self._name
+
+    async def through_ray(self, life: str, method: str, args: tuple[Any, ...]) -> Any:
+        """Call a method of the actor, if the caller means this process.
+
+        Raises:
+            Lost: it means an earlier one.
+        """
+        if life != self._life:
+            raise Lost
+        return await getattr(self._actor, method)(*args)
 
     def _accept(self, listener: socket.socket) -> None:
         try:
@@ -126,10 +148,11 @@ class Answers:
 
 
 class Calls:
-    """Calls an actor's methods. For one thread.
+    """Calls an actor's methods, as long as its process lives: each call raises ``Lost`` after that. For one thread.
 
     Args:
-        actor: its handle. Its method ``address`` gives what ``Answers.listen`` returned.
+        actor: its handle. Its method ``address`` gives what ``Answers.listen`` returns, and ``through_ray`` does what
+            the method of ``Answers`` does.
 
     Attributes:
         memory: the file descriptor that the actor shares, where it is on this machine and shares one.
@@ -140,7 +163,8 @@ class Calls:
         self._numbers = itertools.count()
         self._answers: dict[int, tuple[Any, Exception | None]] = {}
         self.memory: int | None = None
-        self._socket = self._connect(ray.get(actor.address.remote()))
+        self._life, name = _address(actor)
+        self._socket = self._connect(name)
 
     @property
     def is_local(self) -> bool:
@@ -150,18 +174,26 @@ class Calls:
     def call(self, method: str, *args: Any) -> Call:
         """Call a method, and don't wait for its answer."""
         if self._socket is None:
-            return Call(self, getattr(self._actor, method).remote(*args))
+            return Call(self, self._actor.through_ray.remote(self._life, method, args))
         number = next(self._numbers)
         message = _packed((number, method, args))
         try:
             self._socket.sendall(message)
         except ConnectionError:
-            self._raise_lost()
+            raise self._lost() from None
         return Call(self, number)
 
     def ask(self, method: str, *args: Any) -> Any:
         """Call a method and wait for its answer."""
         return self.call(method, *args).get()
+
+    def close(self) -> None:
+        """No more calls: what the actor shared is let go."""
+        if self._socket is not None:
+            self._socket.close()
+        if self.memory is not None:
+            os.close(self.memory)
+            self.memory = None
 
     def _connect(self, name: str | None) -> socket.socket | None:
         if name is None:
@@ -182,7 +214,14 @@ class Calls:
 
     def _get(self, key: Any) -> Any:
         if self._socket is None:
-            return ray.get(key)
+            try:
+                return ray.get(key)
+            except ray.exceptions.ActorUnavailableError:
+                raise self._lost() from None
+            except ray.exceptions.RayTaskError as raised:
+                if isinstance(raised.cause, Lost):
+                    raise Lost from None
+                raise
         while key not in self._answers:
             self._receive(self._socket, 0)
         value, error = self._answers.pop(key)
@@ -204,14 +243,28 @@ class Calls:
         except ConnectionError:
             message = b""
         if not message:
-            self._raise_lost()
+            raise self._lost()
         number, value, error = pickle.loads(message)
         self._answers[number] = value, error
 
-    def _raise_lost(self) -> None:
-        """The other process has closed its end. Ray knows who died and why, and says so as an error."""
-        ray.get(self._actor.address.remote())
-        raise ConnectionError("an actor closed its connection")
+    def _lost(self) -> Lost:
+        """The other process has closed its end. Where it is gone for good, Ray's own error says who died and why."""
+        _address(self._actor)
+        return Lost()
+
+
+def _address(actor: Any) -> tuple[str, str | None]:
+    """See ``Answers.listen``; waits until an actor that died is there again."""
+    deadline = time.monotonic() + RESTART_LIMIT_S
+    while True:
+        try:
+            address: tuple[str, str | None] = ray.get(actor.address.remote(), timeout=RESTART_LIMIT_S)
+        except ray.exceptions.ActorUnavailableError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+        else:
+            return address
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,10 @@ class EntryMemory:
         self._end += self._place_bytes
         return place
 
+    def give_back(self, place: int) -> None:
+        """Nobody will write to this place, or has written what is needed."""
+        self._free.append(place)
+
     def keep(self, place: int) -> None:
         """One more needs what lies there."""
         self._holders[place] += 1
@@ -93,7 +97,7 @@ class EntryMemory:
         self._holders[place] -= 1
         if not self._holders[place]:
             del self._holders[place]
-            self._free.append(place)
+            self.give_back(place)
 
 
 class MappedMemory:
