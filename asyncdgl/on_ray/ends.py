@@ -13,7 +13,8 @@ from asyncdgl.buffers.buffer import Sample
 from asyncdgl.buffers.entry import Entry, PassName
 from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.errors import StageFailed
-from asyncdgl.on_ray.buffer import BufferClient, Reply
+from asyncdgl.on_ray.buffer import Reply
+from asyncdgl.on_ray.buffer_client import BufferClient
 from asyncdgl.on_ray.transport.calls import Call, Lost
 from asyncdgl.on_ray.transport.memory import MappedMemory, Stored, stored_bytes
 from asyncdgl.plan.memory import UNACKNOWLEDGED
