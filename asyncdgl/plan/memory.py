@@ -126,6 +126,8 @@ def check_memory(config: ResolvedConfig, outputs: Sequence[Shape] | None = None)
     one_each = sum(entry_bytes(config, config.precision == "bf16", outputs))
     fits = config.buffer.size - -(-(need - usable) // one_each)
     mend = f"--buffer-size {fits} would fit" if fits > 0 else "not even one mini-batch fits"
+    if config.runtime == "ray" and config.checkpoint.every is not None:
+        mend += f", beside the {2 * config.checkpoint.every} that are kept for a restart (checkpoint.every)"
     raise ConfigError(
         f"buffer.size {config.buffer.size}: the buffers would need {megabytes(need)}, but this machine can give "
         f"{megabytes(usable)}; {mend} (or a smaller --batch-size or --width, or --codec bf16 or int8)"
