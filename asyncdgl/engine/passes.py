@@ -279,7 +279,7 @@ class StagePasses:
         updates = self.learner.updates
         return StageEnd(
             updates=updates,
-            forward_passes=self.step - updates,
+            forward_passes=max(0, self.step - updates),  # the pass in which a loss diverged was an update, and is none
             epochs=updates // self.updates_per_epoch,
             state_sha256=self.learner.state_sha256(),
             fetched_unused=fetched_unused,
