@@ -159,10 +159,11 @@ class Replay:
         if self._done[j] < len(recorded):
             record = recorded[self._done[j]]
             source = _source(record)
-            made = {(r.incarnation, r.step) for r in self._recorded[j - 1][: self._done[j - 1]]}
+            made = self._recorded[j - 1][: self._done[j - 1]]
+            last = max((r.step for r in made if r.incarnation == source.incarnation), default=-1)
             known = max((r.incarnation for r in self._recorded[j - 1]), default=0)
             could_be = source.incarnation <= known or self._may_go_back(j - 1)
-            behind_the_end = source[1:] not in made and could_be
+            behind_the_end = source.step > last and could_be
             if complete or not behind_the_end:
                 raise ReplayMismatch(
                     f"stage {j}, step {record.step}: it read what step {source.step} of stage {j - 1} made, "
