@@ -152,7 +152,8 @@ def test_a_run_that_is_stopped_in_its_last_evaluation_counts_each_buffer_once(
 
     monkeypatch.setattr(ray_runtime, "STOP_LIMIT_S", 60.0)
     monkeypatch.setattr(ray_runtime, "COUNT_LIMIT_S", 60.0)
-    monkeypatch.setattr("asyncdgl.on_ray.results.POLL_S", 0.001)  # so that the evaluation is not over before anybody looks
+    # So that the evaluation is not over before anybody looks.
+    monkeypatch.setattr("asyncdgl.on_ray.results.POLL_S", 0.001)
     run = record({"stages": 2, "buffer": {"prefetch": 1}}, lambda recorder, outcome: len(outcome.buffers) == 1)
     assert run.summary is not None
     assert run.summary.test_accuracy is None  # it was stopped where it should be
