@@ -34,9 +34,10 @@ CONFIGS: dict[str, list[str]] = {
     "wan": ["--delay-profile", "wan"],
     "sync-dgl": ["--algorithm", "sync-dgl"],
 }
-BASE = ["--stages", "3", "--width", "4", "--epochs", "8", "--set", "checkpoint.every=20", "--set", "ray.deaf_s=10"]
+BASE = ["--stages", "3", "--width", "4", "--epochs", "20", "--set", "checkpoint.every=20", "--set", "ray.deaf_s=10"]
 KINDS = {"stage": "StageActor", "buffer": "BufferActor", "pace": "PaceActor", "evaluator": "EvaluationActor"}
-WEIGHTS = {"stage": 8, "buffer": 3, "pace": 2, "evaluator": 1, "raylet": 1, "gcs_server": 1, "driver": 2}
+WEIGHTS = {"stage": 8, "buffer": 3, "pace": 2, "evaluator": 1, "driver": 2}
+OF_RAY = {"raylet": 1, "gcs_server": 1}
 MOST_RESUMES = 8
 HANG_S = 60.0
 
@@ -56,7 +57,9 @@ def processes(driver: psutil.Process, kind: str) -> list[psutil.Process]:
     return found
 
 
-def watch(command: list[str], draws: random.Random, kills: int, log: Path) -> tuple[int | None, list[str], list[int]]:
+def watch(
+    command: list[str], draws: random.Random, kills: int, log: Path, weights: dict[str, int]
+) -> tuple[int | None, list[str], list[int]]:
     """Run a command and kill some of its processes; None for one that hangs.
 
     Returns:
@@ -67,22 +70,24 @@ def watch(command: list[str], draws: random.Random, kills: int, log: Path) -> tu
         process = subprocess.Popen(command, stdout=file, stderr=file)
     driver = psutil.Process(process.pid)
     known: dict[int, psutil.Process] = {}
-    next_kill = time.monotonic() + draws.uniform(4, 14)  # in the start, too
+    next_kill = time.monotonic() + draws.uniform(4, 14) if "raylet" in weights else None  # in the start, too
     alive_since = time.monotonic()
-    last_size = -1
+    trace = log.parent / "run" / "trace.jsonl"
+    last_size = trace.stat().st_size if trace.exists() else -1
     while process.poll() is None:
         time.sleep(0.05)
         try:
             known.update({child.pid: child for child in driver.children(recursive=True)})
-            if len(killed) < kills and time.monotonic() >= next_kill:
-                kind = draws.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
+            if next_kill is None and last_size > 0:
+                next_kill = time.monotonic() + draws.uniform(0, 2)
+            if len(killed) < kills and next_kill is not None and time.monotonic() >= next_kill:
+                kind = draws.choices(list(weights), list(weights.values()))[0]
                 if victims := processes(driver, kind):
                     draws.choice(victims).send_signal(signal.SIGKILL)
                     killed.append(kind)
                     next_kill = time.monotonic() + draws.choice([0.0, draws.uniform(0, 2), draws.uniform(0, 12)])
         except psutil.Error:
             continue
-        trace = log.parent / "run" / "trace.jsonl"
         size = trace.stat().st_size if trace.exists() else 0
         if size != last_size:
             last_size, alive_since = size, time.monotonic()
@@ -97,7 +102,7 @@ def watch(command: list[str], draws: random.Random, kills: int, log: Path) -> tu
     return process.returncode, killed, [p.pid for p in left]
 
 
-def one_run(seed: int, folder: Path, kills: int) -> dict[str, Any]:
+def one_run(seed: int, folder: Path, kills: int, weights: dict[str, int]) -> dict[str, Any]:
     """One run from its start to its repetition."""
     draws = random.Random(seed)
     name = draws.choice(list(CONFIGS))
@@ -107,7 +112,7 @@ def one_run(seed: int, folder: Path, kills: int) -> dict[str, Any]:
     result: dict[str, Any] = {"seed": seed, "config": name, "killed": [], "ends": [], "left": 0}
     for attempt in range(MOST_RESUMES + 1):
         quota = max(0, kills - len(result["killed"])) if attempt < MOST_RESUMES else 0
-        code, killed, left = watch(command, draws, quota, log)
+        code, killed, left = watch(command, draws, quota, log, weights)
         result["killed"] += killed
         result["ends"].append("hang" if code is None else code)
         result["left"] += len(left)
@@ -132,15 +137,17 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=50)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--kills", type=int, default=4, help="of each run")
+    parser.add_argument("--of-ray", action="store_true", help="Ray's own processes, too, and while it starts")
     parser.add_argument("--minutes", type=float, default=None, help="begin no run after so long")
     arguments = parser.parse_args()
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     results, began = [], time.monotonic()
+    weights = {**WEIGHTS, **(OF_RAY if arguments.of_ray else {})}
     for seed in range(arguments.first_seed, arguments.first_seed + arguments.runs):
         if arguments.minutes is not None and time.monotonic() - began > 60 * arguments.minutes:
             break
         with tempfile.TemporaryDirectory() as folder:
-            results.append(one_run(seed, Path(folder), arguments.kills))
+            results.append(one_run(seed, Path(folder), arguments.kills, weights))
         print(json.dumps(results[-1]), flush=True)
     figures = {
         "runs": len(results),
