@@ -202,7 +202,8 @@ class StagePasses:
         if not self._is_last:
             payload, nbytes = self._handling.write(output, batch, step)
             self._entry_bytes = nbytes
-            entry = Entry(Provenance(self.next_name, updates, trains, batch.number), payload, nbytes)
+            name = PassName(self.number, self.incarnation, step)
+            entry = Entry(Provenance(name, updates, trains, batch.number), payload, nbytes)
         self.step = step + 1
         made = self.number, self.incarnation, step, kind, batch.number
         given = _NOTHING_GIVEN
