@@ -116,7 +116,7 @@ class RayRun:
         for j in self._numbers:  # in pipeline order, since a machine starts only a few processes at a time
             if j < len(self._numbers):
                 actor = self._place.actor(BufferActor, j + 1, SMALL_CPUS)
-                # Twice what its reader's checkpoints need: one counts only once all that it rests on is recorded.
+                # Twice what is between its reader's checkpoints: the reader goes on while one is on its way here.
                 self._buffers[j] = actor.remote(config, j, pace, self._given, 2 * (self._most[j] or 0))
                 pending[f"buffer {j}"] = self._buffers[j].hello.remote()
             self._stages[j] = self._new_stage(j)
@@ -195,9 +195,8 @@ class RayRun:
         while waiting := {asked[0].ref: j for j, asked in self._asked.items() if asked}:
             self._check()
             ray.wait(list(waiting), timeout=POLL_S)
-            done, _ = ray.wait(
-                list(waiting), num_returns=len(waiting), timeout=0
-            )  # or the first would come first always
+            # All that are there: with one at a time the first stage would always come first.
+            done, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=0)
             for j in map(waiting.__getitem__, done):
                 doing, ref = self._asked[j].popleft()
                 try:
