@@ -12,6 +12,9 @@ from asyncdgl.errors import StageFailed
 
 POLL_S = 0.2
 
+BURIED_S = 2.0
+"""How long a process may still be seen after others have lost it: its connections end first."""
+
 
 class ProcessDied(StageFailed):
     """The process that was asked has died."""
@@ -56,7 +59,7 @@ def result(
         if isinstance(cause, StageFailed):
             raise type(cause)(str(cause), who) from None
         if isinstance(cause, ray.exceptions.RayActorError):
-            dead = dead_process()
+            dead = _found_soon(dead_process)
             named = f"the process of {dead} died" if dead else "a process that it uses died"
             raise StageFailed(f"{who}, {doing}: {named} ({first_line(cause)})", dead or who) from None
         raise StageFailed(f"{who}, {doing}: {type(cause).__name__}: {first_line(cause)}", who) from error
@@ -65,6 +68,13 @@ def result(
             reason = str(error).strip().splitlines()[-1]
             raise StageFailed(f"{who}, {doing}: {reason}", who) from None
         raise ProcessDied(f"{who}, {doing}: its process died ({first_line(error)})", who) from None
+
+
+def _found_soon(dead_process: Callable[[], str | None]) -> str | None:
+    deadline = time.monotonic() + BURIED_S
+    while (dead := dead_process()) is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return dead
 
 
 def left(deadline: float) -> float:
