@@ -71,6 +71,10 @@ class StageFailed(AsyncDGLError):
         super().__init__(message)
 
 
+class NeedsRestart(StageFailed):
+    """A process died whose place no other can take alone: all have to begin anew from what they have kept."""
+
+
 class Diverged(StageFailed):
     """A stage's loss is not finite: the run is a result, but has no accuracy."""
 

@@ -9,12 +9,13 @@ from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.errors import ConfigError, DataError
 from asyncdgl.observer import NullObserver, Observer
 from asyncdgl.plan.machine import available_cores
-from asyncdgl.rundir.checkpoint import newest_checkpoint, remove_checkpoints_after, stage_checkpoints
+from asyncdgl.rundir.checkpoint import newest_checkpoint
 from asyncdgl.rundir.environment import describe_environment, environment_differences
 from asyncdgl.rundir.reader import Run, read_run
 from asyncdgl.rundir.records import EvaluationLine
 from asyncdgl.rundir.writer import RunWriter
-from asyncdgl.session import Session, Supervisor
+from asyncdgl.session import Session
+from asyncdgl.supervisor import Supervisor
 
 
 class ResumeSession(Session):
@@ -57,9 +58,9 @@ class ResumeSession(Session):
     def _begin(self) -> None:
         """Nothing of a run in one process is touched before all of it is repeated."""
         if self._restart is not None:
-            self._writer.keep_only(self._restart.records, self._restart.lines)
-            for j, stage in self._restart.stages.items():
-                remove_checkpoints_after(self._writer.path, j, stage.kept.of(j).step if stage.kept is not None else 0)
+            from asyncdgl.engine.restart import go_back
+
+            go_back(self._writer, self._restart)
         elif self._past is None:
             self._writer.cut(self._left, 0, 0)
 
@@ -77,19 +78,14 @@ class ResumeSession(Session):
             self._find_checkpoint(observer)
 
     def _find_restart(self, observer: Observer) -> None:
-        from asyncdgl.engine.restart import plan_restart
+        from asyncdgl.engine.restart import find_restart
 
-        found = {j: stage_checkpoints(self._left, j) for j in range(1, self.config.stages + 1)}
-        restart = plan_restart(self._left, {j: kept for j, (kept, _) in found.items()})
-        problems = {j: said for j, (_, said) in found.items() if said}
+        restart, problems = find_restart(self._left)
         unusable = [said for j, said in problems.items() if restart.stages[j].kept is None]
         self._refuse([text for said in unusable for text in said])
         for text in (text for said in problems.values() for text in said):
             observer.noticed(f"going on: {text}")
-        steps = {j: stage.kept.of(j).step if stage.kept is not None else 0 for j, stage in restart.stages.items()}
-        lost, again = (sum(getattr(s, what) for s in restart.stages.values()) for what in ("lost", "again"))
-        where = ", ".join(f"stage {j} from step {step}" for j, step in sorted(steps.items()))
-        observer.noticed(f"going on: {where}; of the passes since then {again} are made again, {lost} are lost")
+        observer.noticed(f"going on: {restart.where}")
         kept = [stage.kept.position.wall_seconds for stage in restart.stages.values() if stage.kept is not None]
         self._began -= max(kept, default=0.0)
         self._restart = restart

@@ -5,19 +5,26 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import signal
-import threading
 import time
 import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from asyncdgl.config.model import RunConfig
 from asyncdgl.config.resolved import ResolvedConfig
-from asyncdgl.errors import AsyncDGLError, ConfigError, DataError, Diverged, Interrupted, RunFailed, StageFailed
+from asyncdgl.errors import (
+    AsyncDGLError,
+    ConfigError,
+    DataError,
+    Diverged,
+    Interrupted,
+    NeedsRestart,
+    RunFailed,
+    StageFailed,
+)
 from asyncdgl.observer import NullObserver, Observer, Several
 from asyncdgl.plan.machine import available_cores, wanted_address
 from asyncdgl.plan.memory import check_memory, checkpoints_kept
@@ -30,6 +37,7 @@ from asyncdgl.rundir.reader import Run
 from asyncdgl.rundir.records import SUMMARY, Status, Summary
 from asyncdgl.rundir.summary import make_summary
 from asyncdgl.rundir.writer import RunWriter, check_out, make_run_dir
+from asyncdgl.supervisor import NoSupervisor, Supervisor
 
 if TYPE_CHECKING:
     from asyncdgl.data.dataset import Dataset
@@ -38,39 +46,8 @@ if TYPE_CHECKING:
 
 LOG_TAIL_BYTES = 20_000
 
-
-class Supervisor(Protocol):
-    """Whoever started a run in a process of its own, and may want to end it."""
-
-    def check(self) -> None:
-        """Called often; raises ``Interrupted`` where the run is to stop."""
-
-    def take(self) -> None:
-        """Ray has taken, or given back, the signals of this process."""
-
-    def unhurried(self) -> AbstractContextManager[None]:
-        """Work that can't hang: it may take the time that it needs."""
-
-
-class NoSupervisor:
-    """Nobody: an interrupt comes as Python's own KeyboardInterrupt, and whoever handles signals goes on doing so."""
-
-    def __init__(self) -> None:
-        self._handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def check(self) -> None:
-        """See ``Supervisor``."""
-
-    def take(self) -> None:
-        """See ``Supervisor``."""
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in self._handlers.items():
-                if handler is not None:  # None: it was not set from Python
-                    signal.signal(number, handler)
-
-    def unhurried(self) -> AbstractContextManager[None]:
-        """See ``Supervisor``."""
-        return contextlib.nullcontext()
+REST_LIMIT_S = 5.0
+"""How long those that live may take to say where they stand before all begin anew."""
 
 
 class Session:
@@ -229,26 +206,42 @@ class Session:
         observer.noticed("starting Ray")
         try:
             with ray_cluster(self.config, self._writer.path):
-                from asyncdgl.on_ray.run import RayRun
-
                 self._supervisor.take()
                 self._supervisor.check()
-                keep = keeper(self._writer, self._wall_seconds, checkpoints_kept(self.config))
-                ray_run = RayRun(self.config, self._data, observer, self._supervisor.check, keep, self._restart)
-                self._outcome = ray_run.outcome()
                 with self._concluded():
-                    try:
-                        ray_run.start()
-                        self._write_environment()
-                        ray_run.run()
-                        self._write_environment()  # its processes may be others by now
-                    except BaseException:
-                        ray_run.stop()
-                        raise
-                    finally:
-                        ray_run.close()
+                    self._begin_until_ended(self._data, observer)
         finally:
             self._supervisor.take()
+
+    def _begin_until_ended(self, data: Path, observer: Observer) -> None:
+        """Where the place of a process that died can't be taken alone, all begin anew, as after `asyncdgl resume`."""
+        from asyncdgl.engine.restart import Attempts, find_restart, go_back, with_death
+        from asyncdgl.on_ray.run import RayRun
+
+        keep = keeper(self._writer, self._wall_seconds, checkpoints_kept(self.config))
+        attempts = Attempts()
+        while True:
+            ray_run = RayRun(self.config, data, observer, self._supervisor.check, keep, self._restart)
+            self._outcome = ray_run.outcome()
+            try:
+                ray_run.start()
+                self._write_environment()
+                ray_run.run()
+                self._write_environment()  # its processes may be others by now
+                return
+            except NeedsRestart as error:
+                ray_run.stop(REST_LIMIT_S)
+                attempts.failed(error, len(self._writer.records))
+                restart, _ = find_restart(self.left())
+                faults = with_death(self._outcome.faults, error.process, ray_run.now())
+                self._restart = replace(restart, faults=faults, origin=ray_run.origin)
+                go_back(self._writer, self._restart)
+                observer.noticed(f"{error}: all processes begin anew, {self._restart.where}")
+            except BaseException:
+                ray_run.stop()
+                raise
+            finally:
+                ray_run.close()
 
     def _write_environment(self) -> None:
         processes = self._outcome.processes if self._outcome is not None else ()

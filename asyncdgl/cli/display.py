@@ -106,8 +106,10 @@ class RunDisplay:
             self.say(f"{stage}epoch {line.epoch:3d}  {which}: {heads}{held_out}")
 
     def noticed(self, message: str) -> None:
-        """See ``Observer``."""
+        """See ``Observer``. What happens while stages train stays on the screen: it is nothing of every day."""
         self._notice = message
+        if self._progress:
+            self.say(message)
 
     # --- Live table
 

@@ -14,7 +14,8 @@ from asyncdgl.cli.tables import show_summary
 from asyncdgl.errors import Interrupted, RunFailed
 from asyncdgl.observer import Notices
 from asyncdgl.rundir.reader import Run
-from asyncdgl.session import Session, Supervisor
+from asyncdgl.session import Session
+from asyncdgl.supervisor import Supervisor
 
 
 def run_and_show(begin: Callable[[Supervisor], Session]) -> int:

@@ -29,8 +29,14 @@ class Faults:
         self.all.append(Fault(process=process, at_s=at_s))
 
     def gone_on(self, process: str, at_s: float, again: int, lost: int) -> None:
-        """All processes had ended, and the run goes on: a stage makes passes again, or without them."""
-        self.all.append(Fault(process=process, at_s=at_s, again_s=at_s, passes_again=again, lost_passes=lost))
+        """All processes have ended, and the run goes on: a stage makes passes again, or without them."""
+        self.all.append(Fault(process=process, at_s=at_s, passes_again=again, lost_passes=lost))
+
+    def all_work_again(self, at_s: float) -> None:
+        """All processes have begun."""
+        for place, fault in enumerate(self.all):
+            if fault.again_s is None:
+                self.all[place] = Fault(**{**fault.model_dump(), "again_s": at_s})
 
     def works_again(self, process: str, at_s: float, passes_again: int = 0) -> None:
         """Another one has taken its place.

@@ -98,7 +98,7 @@ class Reports:
         self.end_s = restart.elapsed_s
         self._made = {line.epoch for line in restart.evaluations}
         self.faults.all.extend(restart.faults)
-        for j, stage in restart.stages.items():
+        for j, stage in sorted(restart.stages.items()):
             read = {r.source_step for r in stage.live if r.source_step is not None}
             self.histories[j].begin(stage.kept, stage.incarnation, read)
             self.faults.gone_on(f"stage {j}", restart.elapsed_s, stage.again, stage.lost)

@@ -10,10 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from asyncdgl.rundir.checkpoint import Checkpoint
+from asyncdgl.engine.history import MOST_DEATHS
+from asyncdgl.errors import NeedsRestart, StageFailed
+from asyncdgl.rundir.checkpoint import Checkpoint, remove_checkpoints_after, stage_checkpoints
 from asyncdgl.rundir.reader import Run
 from asyncdgl.rundir.records import EpochLine, EvaluationLine, Fault
 from asyncdgl.rundir.trace import PassRecord, lineage
+from asyncdgl.rundir.writer import RunWriter
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Restart:
         lines: of metrics.jsonl that stay.
         elapsed_s: since training began.
         faults: of the run until it was stopped, where it could say them.
+        origin: when training began, on the monotonic clock of this machine, where the main process is the same.
     """
 
     stages: Mapping[int, StageRestart]
@@ -52,6 +56,15 @@ class Restart:
     lines: Sequence[EpochLine | EvaluationLine]
     elapsed_s: float
     faults: Sequence[Fault] = ()
+    origin: float | None = None
+
+    @property
+    def where(self) -> str:
+        """Where each stage goes on, for messages."""
+        steps = {j: s.kept.of(j).step if s.kept is not None else 0 for j, s in sorted(self.stages.items())}
+        lost, again = (sum(getattr(s, what) for s in self.stages.values()) for what in ("lost", "again"))
+        where = ", ".join(f"stage {j} from step {step}" for j, step in steps.items())
+        return f"{where}; of the passes since then {again} are made again, {lost} are lost"
 
     @property
     def evaluations(self) -> list[EvaluationLine]:
@@ -129,3 +142,45 @@ def plan_restart(run: Run, kept: Mapping[int, Sequence[Checkpoint]]) -> Restart:
     elapsed_s = max((r.end_s for r in records), default=0.0)
     faults = run.summary.faults if run.summary is not None else ()
     return Restart(stages, records, lines, elapsed_s, faults)
+
+
+def find_restart(left: Run) -> tuple[Restart, dict[int, list[str]]]:
+    """Where a run goes on, by what its directory holds; and what is wrong with checkpoints there, by stage."""
+    found = {j: stage_checkpoints(left, j) for j in range(1, left.config.stages + 1)}
+    restart = plan_restart(left, {j: kept for j, (kept, _) in found.items()})
+    return restart, {j: said for j, (_, said) in found.items() if said}
+
+
+def go_back(writer: RunWriter, restart: Restart) -> None:
+    """What the run does not go on from is no more in its directory."""
+    writer.keep_only(restart.records, restart.lines)
+    for j, stage in restart.stages.items():
+        remove_checkpoints_after(writer.path, j, stage.kept.of(j).step if stage.kept is not None else 0)
+
+
+def with_death(faults: Sequence[Fault], process: str | None, at_s: float) -> list[Fault]:
+    """With the death of a process that may not have been noticed otherwise."""
+    is_known = process is None or any(fault.process == process and fault.again_s is None for fault in faults)
+    return [*faults, *([] if is_known or process is None else [Fault(process=process, at_s=at_s)])]
+
+
+class Attempts:
+    """How often all processes of a run had to begin anew."""
+
+    def __init__(self) -> None:
+        self._most_passes, self._fruitless = -1, 0
+
+    def failed(self, error: NeedsRestart, passes: int) -> None:
+        """They have to, once more.
+
+        Args:
+            error: why.
+            passes: that are recorded.
+
+        Raises:
+            StageFailed: again and again, and the run came no further.
+        """
+        self._fruitless = 0 if passes > self._most_passes else self._fruitless + 1
+        self._most_passes = max(self._most_passes, passes)
+        if self._fruitless >= MOST_DEATHS - 1:
+            raise StageFailed(f"{error}; {MOST_DEATHS} times, and the run came no further", error.process)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from asyncdgl.buffers.buffer import Sample
 from asyncdgl.buffers.entry import Entry, PassName
 from asyncdgl.config.resolved import ResolvedConfig
-from asyncdgl.errors import StageFailed
+from asyncdgl.errors import NeedsRestart
 from asyncdgl.on_ray.buffer import Reply
 from asyncdgl.on_ray.buffer_client import BufferClient
 from asyncdgl.on_ray.transport.calls import Call, Lost
@@ -41,7 +41,7 @@ class Inbox:
         buffers_died: how often the buffer's process has died.
 
     Raises:
-        StageFailed: the buffer that could do so is gone. Other entries would make other passes of the same names.
+        NeedsRestart: the buffer that could do so is gone. Other entries would make other passes of the same names.
     """
 
     _buffer: BufferClient
@@ -51,6 +51,9 @@ class Inbox:
         self._taken, self._made = taken, made
         self._fetching: deque[Call] = deque()
         self.buffers_died = -1
+
+    def begin(self) -> None:
+        """Before anything else is asked for."""
         _until_there(self._connect)
 
     def _connect(self) -> None:
@@ -59,7 +62,7 @@ class Inbox:
             self._buffer.close()
         self._buffer = BufferClient(self._actor)
         if self._buffer.begin_reading(self._taken) < self._made:
-            raise StageFailed(
+            raise NeedsRestart(
                 f"stage {self._stage} made {self._made - self._taken} passes since its last checkpoint, and what they "
                 f"read was lost with the process of buffer {self._stage - 1}: they can't be made again"
             )

@@ -8,7 +8,7 @@ from typing import Any
 
 import ray
 
-from asyncdgl.errors import StageFailed
+from asyncdgl.errors import NeedsRestart, StageFailed
 
 POLL_S = 0.2
 
@@ -41,7 +41,8 @@ def result(
     Raises:
         TimeoutError: there was none in that time.
         ProcessDied: the process that was asked is dead.
-        StageFailed: it raised, or it met one that is dead.
+        NeedsRestart: it met one that is dead, and that it can't do without.
+        StageFailed: it raised.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
     while not ray.wait([ref], timeout=POLL_S if deadline is None else min(POLL_S, left(deadline)))[0]:
@@ -61,7 +62,7 @@ def result(
         if isinstance(cause, ray.exceptions.RayActorError):
             dead = _found_soon(dead_process)
             named = f"the process of {dead} died" if dead else "a process that it uses died"
-            raise StageFailed(f"{who}, {doing}: {named} ({first_line(cause)})", dead or who) from None
+            raise NeedsRestart(f"{who}, {doing}: {named} ({first_line(cause)})", dead or who) from None
         raise StageFailed(f"{who}, {doing}: {type(cause).__name__}: {first_line(cause)}", who) from error
     except ray.exceptions.RayActorError as error:
         if "creation task" in str(error):  # its own error stands below Ray's story of it

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import ray
 
@@ -17,7 +17,7 @@ from asyncdgl.engine.evaluations import evaluation_line
 from asyncdgl.engine.history import books
 from asyncdgl.engine.reports import Chunk, Reports
 from asyncdgl.engine.restart import Restart
-from asyncdgl.errors import StageFailed
+from asyncdgl.errors import NeedsRestart, StageFailed
 from asyncdgl.observer import Observer
 from asyncdgl.on_ray.buffer import BufferActor
 from asyncdgl.on_ray.cluster import SMALL_CPUS
@@ -50,13 +50,6 @@ PACE = "the pace keeper"
 STARTING, BEGINNING, TRAINING, ENDING = "starting", "beginning", "training", "ending"
 
 
-class Asked(NamedTuple):
-    """What a stage was asked for."""
-
-    doing: str
-    ref: Any
-
-
 class RayRun:
     """One run on Ray. ``run()`` runs it; ``outcome()`` tells how far it came. Use within ``ray_cluster``.
 
@@ -67,6 +60,9 @@ class RayRun:
         check: called often; raises where the run is to stop, since nothing may raise inside Ray's own calls.
         keep: writes a stage's checkpoint.
         restart: where the run goes on; None where it begins.
+
+    Attributes:
+        origin: when training began, on this machine's monotonic clock; None before.
     """
 
     def __init__(
@@ -91,10 +87,10 @@ class RayRun:
         self._pace: Any = None
         self._reports = Reports(config, observer, keep, restart, self._counts)
         self._began_s = self._reports.end_s  # since training began, where the run goes on
-        self._origin = 0.0
+        self.origin = restart.origin if restart is not None else None
         self._ahead_s: dict[int, float] = {}
-        # By stage, in order: answers are taken in this one, though a small one is here before a large one.
-        self._asked: dict[int, deque[Asked]] = {j: deque() for j in self._numbers}
+        # What each stage does for which answer. Taken in this order, though a small one is here before a large one.
+        self._asked: dict[int, deque[tuple[str, Any]]] = {j: deque() for j in self._numbers}
         self._outcome = Outcome({}, [], None)
         self._outcome.faults = self._reports.faults.all
 
@@ -140,21 +136,24 @@ class RayRun:
         return actor.remote(self._config, self._data, self._given)
 
     def _evaluator_is_gone(self) -> None:
-        self._reports.faults.died(EVALUATOR, self._now())
+        self._reports.faults.died(EVALUATOR, self.now())
         self._forget(EVALUATOR)
 
     def _evaluator_is_there(self, greeting: Mapping[str, Any]) -> None:
-        self._reports.faults.works_again(EVALUATOR, self._now())
+        self._reports.faults.works_again(EVALUATOR, self.now())
         self._is_there_again(EVALUATOR, greeting)
 
     def _greet(self, pending: dict[str, Any]) -> None:
         deadline = time.monotonic() + START_LIMIT_S
         for name, ref in pending.items():
-            self._observer.noticed(f"waiting for {name}")
+            if self.origin is None:
+                self._observer.noticed(f"waiting for {name}")
             try:
                 self._greeted(name, self._get(ref, name, STARTING, max(1.0, deadline - time.monotonic())))
             except TimeoutError:
                 raise StageFailed(f"{name} did not start within {START_LIMIT_S:.0f} s", name) from None
+            except ProcessDied as error:
+                raise NeedsRestart(str(error), name) from None
 
     def _greeted(self, name: str, greeting: Mapping[str, Any]) -> None:
         check_same(name, greeting)
@@ -178,11 +177,13 @@ class RayRun:
     def run(self) -> None:
         """Train until every stage has stopped, then evaluate the final weights."""
         self._ahead_s = {j: self._clock_ahead_s(j) for j in self._numbers}
-        self._origin = time.monotonic() - self._began_s
+        if self.origin is None:
+            self.origin = time.monotonic() - self._began_s
+        self._reports.faults.all_work_again(self.now())
         for j in self._numbers:
             self._begin(j)
         beside = {PACE: self._pace, **{f"buffer {j}": actor for j, actor in self._buffers.items()}}
-        watch = Watch(beside, self._reports.faults, self._now, self._forget, self._is_there_again)
+        watch = Watch(beside, self._reports.faults, self.now, self._forget, self._is_there_again)
         silence = Silence(self._config.ray.deaf_s, beside, self._outcome.processes, self._observer.noticed)
         for j in self._numbers:
             silence.expect(f"stage {j}", START_LIMIT_S)
@@ -192,7 +193,7 @@ class RayRun:
             TRAINING: self._collect,
             ENDING: self._ended,
         }
-        while waiting := {asked[0].ref: j for j, asked in self._asked.items() if asked}:
+        while waiting := {asked[0][1]: j for j, asked in self._asked.items() if asked}:
             self._check()
             ray.wait(list(waiting), timeout=POLL_S)
             # All that are there: with one at a time the first stage would always come first.
@@ -219,23 +220,24 @@ class RayRun:
         self._evaluator.evaluate(self._reports.evaluations.final(weights, epochs, self._reports.end_s))
         self._collect_evaluations(timeout=None, final=True)
 
-    def _now(self) -> float:
-        return time.monotonic() - self._origin
+    def now(self) -> float:
+        """Seconds since training began."""
+        return 0.0 if self.origin is None else time.monotonic() - self.origin
 
     def _ask(self, j: int, doing: str, ref: Any) -> None:
-        self._asked[j].append(Asked(doing, ref))
+        self._asked[j].append((doing, ref))
 
     def _begin(self, j: int) -> None:
         """A stage's process begins; what it is asked for waits until it is there."""
         actor = self._stages[j]
-        self._ask(j, BEGINNING, actor.begin.remote(self._origin + self._ahead_s[j]))
+        self._ask(j, BEGINNING, actor.begin.remote((self.origin or 0.0) + self._ahead_s[j]))
         for _ in range(CHUNKS_AHEAD):
             self._ask(j, TRAINING, actor.run.remote(CHUNK_S))
 
     def _replace(self, j: int) -> None:
         """A stage's process has died: another takes its place, and makes again what was since its last checkpoint."""
         history = self._reports.histories[j]
-        history.died(self._now())
+        history.died(self.now())
         self._asked[j].clear()
         self._forget(f"stage {j}")
         with contextlib.suppress(Exception):  # one that is only cut off must not keep its place
@@ -258,7 +260,7 @@ class RayRun:
         self._greeted(f"stage {j}", greeting)
 
     def _began(self, j: int, passes_again: int) -> None:
-        self._reports.histories[j].works_again(self._now(), passes_again)
+        self._reports.histories[j].works_again(self.now(), passes_again)
 
     def _collect(self, j: int, chunk: Chunk) -> None:
         for evaluation in self._reports.take(j, chunk):
@@ -283,11 +285,11 @@ class RayRun:
 
     # --- End
 
-    def stop(self) -> None:
-        """The run was interrupted: collect what the stages can say at once."""
+    def stop(self, limit_s: float = STOP_LIMIT_S) -> None:
+        """The run ends here: collect what the stages can say within so many seconds."""
         with contextlib.suppress(Exception):
             self._pace.stop.remote()  # so that a stage doesn't go on with the next chunk that it was asked for
-            kept = self._finish(STOP_LIMIT_S)
+            kept = self._finish(limit_s)
             # A stage ends its chunk before it says its last words: what it did until then belongs into the trace.
             for j, asked in self._asked.items():
                 with contextlib.suppress(Exception):

@@ -151,6 +151,8 @@ class StageActor:
             How many passes are to be made again.
         """
         self._origin = origin
+        if self._in is not None:
+            self._in.begin()
         return max(0, self._turn.made - self._passes.step)
 
     @property

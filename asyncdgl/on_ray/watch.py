@@ -8,7 +8,7 @@ from typing import Any
 import ray
 
 from asyncdgl.engine.history import Faults
-from asyncdgl.errors import StageFailed
+from asyncdgl.errors import NeedsRestart
 from asyncdgl.on_ray.results import first_line
 
 
@@ -40,7 +40,7 @@ class Watch:
         """Never waits.
 
         Raises:
-            StageFailed: one is dead for good.
+            NeedsRestart: one is dead for good.
         """
         asked = [*self._lives, *self._greets]
         for ref in ray.wait(asked, num_returns=len(asked), timeout=0)[0]:
@@ -55,7 +55,7 @@ class Watch:
                 except ray.exceptions.ActorUnavailableError:  # it has died again meanwhile
                     pass
                 except ray.exceptions.RayError as error:
-                    raise StageFailed(f"the process of {name} died ({first_line(error)})", name) from None
+                    raise NeedsRestart(f"the process of {name} died ({first_line(error)})", name) from None
                 else:
                     self._faults.works_again(name, self._now())
                     self._is_there(name, greeting)

@@ -10,10 +10,10 @@ import pytest
 from asyncdgl.buffers.given import Given
 from asyncdgl.engine.history import Completeness, Faults, History, books
 from asyncdgl.engine.reports import Saving
-from asyncdgl.engine.restart import plan_restart, whole_passes
-from asyncdgl.errors import StageFailed
+from asyncdgl.engine.restart import Attempts, plan_restart, whole_passes, with_death
+from asyncdgl.errors import NeedsRestart, StageFailed
 from asyncdgl.rundir.checkpoint import Checkpoint, Position, StagePosition
-from asyncdgl.rundir.records import EpochLine, EvaluationLine
+from asyncdgl.rundir.records import EpochLine, EvaluationLine, Fault
 from asyncdgl.rundir.trace import PassRecord, by_stage, lineage, staleness
 
 
@@ -242,3 +242,21 @@ def test_checkpoints_of_sync_dgl_go_to_the_disk_at_the_same_steps(monkeypatch) -
     assert saving.is_due(1, 50)
     assert not saving.is_due(2, 40)
     assert saving.is_due(2, 50)
+
+
+def test_a_run_begins_anew_as_long_as_it_comes_further() -> None:
+    attempts, error = Attempts(), NeedsRestart("the process of buffer 1 died", "buffer 1")
+    for passes in (0, 40, 40, 40 + 1, 30, 41 + 1):
+        attempts.failed(error, passes)
+    attempts.failed(error, 42)
+    with pytest.raises(StageFailed, match="buffer 1 died; 3 times, and the run came no further") as failure:
+        attempts.failed(error, 41)
+    assert failure.value.process == "buffer 1"
+    assert not isinstance(failure.value, NeedsRestart)
+
+
+def test_a_death_is_in_the_books_once() -> None:
+    known = [Fault(process="buffer 1", at_s=1.0), Fault(process="stage 2", at_s=1.0, again_s=2.0)]
+    assert with_death(known, "buffer 1", 3.0) == known
+    assert with_death(known, None, 3.0) == known
+    assert with_death(known, "stage 2", 3.0)[2:] == [Fault(process="stage 2", at_s=3.0)]

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "asyncdgl"
 FILES = {path.relative_to(PACKAGE).as_posix(): path for path in sorted(PACKAGE.rglob("*.py"))}
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items()}
 MOST_LINES, MEDIAN_LINES = 350, 120
-PROCESSES = {"data/child.py", "on_ray/guardian.py", "session.py"}
+PROCESSES = {"data/child.py", "on_ray/guardian.py", "supervisor.py"}
 """Processes of their own, which end themselves and leave a terminal's signals to their parent; and who gives the caller
 of `run()` back the signals that Ray took."""
 

@@ -19,7 +19,7 @@ from asyncdgl.resume_session import ResumeSession
 from asyncdgl.rundir.checkpoint import read_checkpoint
 from asyncdgl.rundir.records import METRICS, SUMMARY, TRACE, EvaluationLine
 from asyncdgl.rundir.trace import PassRecord
-from asyncdgl.session import NoSupervisor
+from asyncdgl.supervisor import NoSupervisor
 
 SMALL = {
     "stages": 3,
