@@ -59,6 +59,10 @@ class DataError(AsyncDGLError):
     """The images can't be used: missing, empty, corrupt or too few."""
 
 
+class NotWritten(AsyncDGLError):
+    """The run directory takes no more: its disk is full, or it is gone. What it had taken until then is whole."""
+
+
 class StageFailed(AsyncDGLError):
     """A process of a run died or raised; the message names the stage and what it was doing.
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import time
-import traceback
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,22 +13,15 @@ from typing import TYPE_CHECKING
 
 from asyncdgl.config.model import RunConfig
 from asyncdgl.config.resolved import ResolvedConfig
-from asyncdgl.errors import (
-    AsyncDGLError,
-    ConfigError,
-    DataError,
-    Diverged,
-    Interrupted,
-    NeedsRestart,
-    RunFailed,
-    StageFailed,
-)
+from asyncdgl.errors import ConfigError, DataError, Diverged, Interrupted, NeedsRestart, NotWritten, RunFailed
 from asyncdgl.observer import NullObserver, Observer, Several
 from asyncdgl.plan.machine import available_cores, wanted_address
 from asyncdgl.plan.memory import check_memory, checkpoints_kept
 from asyncdgl.plan.resolve import planned, resolve
 from asyncdgl.rundir.checkpoint import keeper, remove_checkpoints
 from asyncdgl.rundir.environment import describe_environment
+from asyncdgl.rundir.lines import cannot_be_written
+from asyncdgl.rundir.logs import explain
 from asyncdgl.rundir.model import save_model
 from asyncdgl.rundir.outcome import Outcome
 from asyncdgl.rundir.reader import Run
@@ -43,8 +34,6 @@ if TYPE_CHECKING:
     from asyncdgl.data.dataset import Dataset
     from asyncdgl.engine.past import Past
     from asyncdgl.engine.restart import Restart
-
-LOG_TAIL_BYTES = 20_000
 
 REST_LIMIT_S = 5.0
 """How long those that live may take to say where they stand before all begin anew."""
@@ -129,7 +118,10 @@ class Session:
         out_existed = self._out is not None and self._out.exists()
         self.path, self._writer = self._open()
         try:
-            self._begin()
+            try:
+                self._begin()
+            except NotWritten as error:
+                raise ConfigError(f"{error}: make room there first") from None
             observer.began(self.path)
             self._train(Several(self._writer, observer))
             remove_checkpoints(self._writer.path)
@@ -279,16 +271,32 @@ class Session:
             message = self._explain(error)
         with self._supervisor.unhurried():
             self._summary = self._summarise(status, message)
-            self._writer.write_summary(self._summary)
-            self._save_model()
+            try:
+                if error is None:  # the run is complete once its model is kept
+                    self._save_model()
+                self._writer.write_summary(self._summary)
+                if error is not None:
+                    self._save_model()
+            except NotWritten as full:
+                if error is None:
+                    self._summary = self._summarise("failed", str(full))
+                    raise
+                if not isinstance(error, NotWritten):
+                    warnings.warn(str(full), stacklevel=2)
 
     def _save_model(self) -> None:
-        """Whole or not at all: a stage that could not say its weights any more leaves none of the others'."""
+        """Whole or not at all: a stage that could not say its weights any more leaves none of the others'.
+
+        Raises:
+            NotWritten: there is no room.
+        """
         weights = self._outcome.weights if self._outcome is not None else {}
         if self._dataset is not None and len(weights) == self.config.trained_stages:
             try:
                 save_model(self._writer.path, weights, self._dataset)
-            except Exception as error:  # a full disk, or numbers that the format has no name for
+            except OSError as error:
+                raise NotWritten(cannot_be_written(self._writer.path, error)) from None
+            except Exception as error:  # numbers that the format has no name for
                 warnings.warn(f"the model was not kept: {type(error).__name__}: {error}", stacklevel=2)
 
     def _summarise(self, status: Status, message: str | None) -> Summary:
@@ -298,24 +306,7 @@ class Session:
         return time.monotonic() - self._began
 
     def _explain(self, error: BaseException) -> str:
-        """One sentence for a failed run; the tail of the failed process's log goes to the run directory."""
-        if isinstance(error, StageFailed):
-            kept = self._keep_log(error.process)
-            return f"{error}; the end of its log is in {kept}" if kept else str(error)
-        if isinstance(error, AsyncDGLError):
-            return str(error)
-        kept = self._writer.write_log("traceback.log", "".join(traceback.format_exception(error)))
-        return f"{type(error).__name__}: {error}; the traceback is in {kept}"
-
-    def _keep_log(self, process: str | None) -> Path | None:
-        processes = self._outcome.processes if self._outcome is not None else []
-        log = next((p.log for p in processes if p.name == process), None)
-        if process is None or log is None or not os.path.isfile(log):
-            return None
-        with Path(log).open("rb") as file:
-            file.seek(max(0, os.path.getsize(log) - LOG_TAIL_BYTES))
-            tail = file.read().decode(errors="replace")
-        return self._writer.write_log(f"{process.replace(' ', '-')}.log", tail)
+        return explain(error, self._writer, self._outcome.processes if self._outcome is not None else ())
 
     def _remove_run_dir(self, out_existed: bool) -> None:
         """Leave the place as it was found: an empty folder of the user's stays, an empty ``runs`` goes."""

@@ -11,9 +11,10 @@ import click
 from asyncdgl.cli.display import RunDisplay
 from asyncdgl.cli.signals import EXIT_CODES, Signals, end_process
 from asyncdgl.cli.tables import show_summary
-from asyncdgl.errors import Interrupted, RunFailed
+from asyncdgl.errors import Interrupted, NotWritten, RunFailed
 from asyncdgl.observer import Notices
 from asyncdgl.rundir.reader import Run
+from asyncdgl.rundir.records import TRACE
 from asyncdgl.session import Session
 from asyncdgl.supervisor import Supervisor
 
@@ -43,6 +44,8 @@ def run_and_show(begin: Callable[[Supervisor], Session]) -> int:
             code = 0
         except RunFailed as failed:
             left, error, code = failed.run, str(failed), 1
+            if isinstance(failed.__cause__, NotWritten):  # one message: what else was not written has the same reason
+                warned.clear()
         except Interrupted as interrupt:
             left, code = session.left(), EXIT_CODES[interrupt.status]
         except SystemExit:
@@ -58,13 +61,16 @@ def run_and_show(begin: Callable[[Supervisor], Session]) -> int:
 def _report(left: Run, path: Path | None, error: str | None, code: int, warned: Sequence[str]) -> None:
     if left.summary is not None:
         show_summary(left.summary, left.config.profile.name)
-    click.echo(f"results: {path}")
+    is_there = (left.path / TRACE).is_file()
+    if is_there:
+        click.echo(f"results: {path}")
     go_on = f"`asyncdgl resume {path}` goes on with it"
     if error is not None:
         click.echo(f"Error: {error}", err=True)
-        if left.summary is not None and left.summary.status == "failed" and left.records:
+        if left.summary is not None and left.summary.status == "failed" and left.records and is_there:
             click.echo(f"Once the reason is gone, {go_on}.", err=True)
     elif code:
         click.echo(f"The run was stopped before its end; what it computed is in {path}. {go_on}.", err=True)
+    rest = "; everything else is there" if not code else ""
     for message in warned:
-        click.echo(f"Warning: {message}; everything else is there", err=True)
+        click.echo(f"Warning: {message}{rest}", err=True)

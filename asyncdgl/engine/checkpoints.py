@@ -71,6 +71,7 @@ class Checkpoints:
         self._due = Due(None if every is None else every * len(passes), soonest_s=10.0)
         self._passes, self._evaluating, self._keep = passes, evaluating, keep
         self._made = 0
+        self._has_warned = False
 
     def begin(self, made: int) -> None:
         """The run goes on after so many passes."""
@@ -82,7 +83,7 @@ class Checkpoints:
         return self._keep is not None and self._due.is_due(made)
 
     def take(self, made: int, elapsed_s: float, entries: Iterable[tuple[PassName, Any]]) -> None:
-        """Keep what the run goes on from; where there is no room it is said, and the run goes on without.
+        """Keep what the run goes on from; where there is no room it is said once, and the run goes on without.
 
         Args:
             made: passes so far.
@@ -108,7 +109,9 @@ class Checkpoints:
         try:
             self._keep(made, elapsed_s, tuple(stages), arrays)
         except OSError as error:
-            warnings.warn(f"no checkpoint after {made} passes: {error}", stacklevel=2)
+            if not self._has_warned:
+                self._has_warned = True
+                warnings.warn(f"no checkpoint after {made} passes: {error}", stacklevel=2)
         self._made = made
         self._due.taken(made, time.perf_counter() - began)
 

@@ -201,7 +201,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, stage: int | None = No
         OSError: there is no room; the checkpoints that were there are left.
     """
     place = _place(folder, stage)
-    place.mkdir(parents=True, exist_ok=True)
+    for own in (folder / CHECKPOINTS, place):  # one by one: the run directory itself may be gone
+        own.mkdir(exist_ok=True)
     for lines in (TRACE, METRICS):
         to_disk(folder / lines)
     position = checkpoint.position

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TextIO
+from typing import Any
 
 from pydantic import BaseModel
 
 from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.config.yaml import dump_config
-from asyncdgl.errors import ConfigError
+from asyncdgl.errors import ConfigError, NotWritten
 from asyncdgl.observer import Progress
-from asyncdgl.rundir.disk import to_disk
+from asyncdgl.rundir.lines import Lines, cannot_be_written
 from asyncdgl.rundir.reader import Run
 from asyncdgl.rundir.records import (
     CONFIG,
@@ -75,7 +74,10 @@ def make_run_dir(out: Path | None, name: str) -> Path:
 
 
 class RunWriter:
-    """The observer that writes a run directory. Each line is in the file at once, whatever happens later."""
+    """The observer that writes a run directory. Each line is in the file at once, whatever happens later.
+
+    Where there is no room, or the directory is gone, each of its methods raises ``NotWritten``.
+    """
 
     def __init__(self, path: Path, goes_on: bool = False) -> None:
         """Begin to write.
@@ -85,15 +87,17 @@ class RunWriter:
             goes_on: with what another process has written.
 
         Raises:
-            ConfigError: another process writes there, or has written.
+            ConfigError: another process writes there, or has written; or it can't be written.
         """
         self.path = path
-        self._trace: TextIO = (path / TRACE).open("a", encoding="utf-8")
-        _claim(self._trace, path)
-        if self._trace.tell() and not goes_on:
-            self._trace.close()
-            raise ConfigError(f"{path}: another run was written there meanwhile: choose another --out")
-        self._metrics: TextIO = (path / METRICS).open("a", encoding="utf-8")
+        try:
+            self._trace = Lines(path / TRACE)
+            if not (self._trace.is_empty or goes_on):
+                self._trace.close()
+                raise ConfigError(f"{path}: another run was written there meanwhile: choose another --out")
+            self._metrics = Lines(path / METRICS)
+        except OSError as error:
+            raise ConfigError(cannot_be_written(path, error)) from None
         self.records: list[PassRecord] = []
         """What stands in trace.jsonl, so that nobody needs to read it back."""
         self.environment: Environment | None = None
@@ -108,8 +112,8 @@ class RunWriter:
             passes: lines of the trace that are kept; what a killed run did since its checkpoint is done again.
             lines: of the metrics.
         """
-        for file, kept in ((self._trace, passes), (self._metrics, lines)):
-            file.truncate(_length_of_lines(Path(file.name), kept))
+        self._trace.keep_first(passes)
+        self._metrics.keep_first(lines)
         self.records[:] = before.records[:passes]
         self.lines[:] = before.lines[:lines]
         (self.path / SUMMARY).unlink(missing_ok=True)
@@ -123,8 +127,8 @@ class RunWriter:
             records: lines of the trace that stay.
             lines: of the metrics.
         """
-        self._trace = _replaced(self.path / TRACE, self._trace, [record.to_json() for record in records])
-        self._metrics = _replaced(self.path / METRICS, self._metrics, [line.model_dump_json() for line in lines])
+        self._trace = self._trace.replaced([record.to_json() for record in records])
+        self._metrics = self._metrics.replaced([line.model_dump_json() for line in lines])
         self.records[:], self.lines[:] = records, lines
         (self.path / SUMMARY).unlink(missing_ok=True)
 
@@ -141,11 +145,14 @@ class RunWriter:
         """summary.json, after all lines before it."""
         self._replace(SUMMARY, _text(summary))
 
-    def write_log(self, name: str, text: str) -> Path:
-        """logs/<name>: the tail of a process's log where it failed."""
-        (self.path / "logs").mkdir(exist_ok=True)
+    def write_log(self, name: str, text: str) -> Path | None:
+        """logs/<name>: the tail of a process's log where it failed; None where there is no room for it."""
         path = self.path / "logs" / name
-        path.write_text(text, encoding="utf-8")
+        try:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        except OSError:
+            return None
         return path
 
     def began(self, path: Path) -> None:
@@ -153,8 +160,7 @@ class RunWriter:
 
     def passed(self, records: Sequence[PassRecord]) -> None:
         """Lines of trace.jsonl."""
-        self._trace.write("".join([record.to_json() + "\n" for record in records]))
-        self._trace.flush()
+        self._trace.append("".join([record.to_json() + "\n" for record in records]))
         self.records.extend(records)
 
     def progressed(self, stage: int, progress: Progress) -> None:
@@ -173,15 +179,23 @@ class RunWriter:
 
     def _write_metric(self, line: EpochLine | EvaluationLine) -> None:
         """A line of metrics.jsonl."""
-        self._metrics.write(line.model_dump_json() + "\n")
-        self._metrics.flush()
+        self._metrics.append(line.model_dump_json() + "\n")
         self.lines.append(line)
 
     def _replace(self, name: str, text: str) -> None:
-        """Whole or not at all: a reader never meets half a file."""
+        """Whole or not at all: a reader never meets half a file.
+
+        Raises:
+            NotWritten: there is no room, or the directory is gone.
+        """
         part = self.path / f".{name}.part"
-        part.write_text(text, encoding="utf-8")
-        part.replace(self.path / name)
+        try:
+            part.write_text(text, encoding="utf-8")
+            part.replace(self.path / name)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+            raise NotWritten(cannot_be_written(self.path, error)) from None
 
     def close(self) -> None:
         """Nothing more to write."""
@@ -193,43 +207,6 @@ class RunWriter:
     ) -> Run:
         """What a reader of the directory would find, without reading it back."""
         return Run(self.path, config, self.environment, summary, self.lines, self.records, given)
-
-
-def _claim(file: TextIO, path: Path) -> None:
-    """Nobody else writes this run as long as the file is open, and nobody has begun to.
-
-    Raises:
-        ConfigError: somebody does.
-    """
-    try:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        raise ConfigError(f"{path}: a run is being written there by another process: choose another --out") from None
-    except (ImportError, OSError):  # no such locks on this system, or on this file system
-        pass
-
-
-def _replaced(path: Path, file: TextIO, lines: Sequence[str]) -> TextIO:
-    """Another file in the place of one that is open; nobody else writes there in between."""
-    part = path.with_name(f".{path.name}.part")
-    part.unlink(missing_ok=True)
-    new = part.open("a", encoding="utf-8")
-    _claim(new, path.parent)
-    new.write("".join([line + "\n" for line in lines]))
-    new.flush()
-    to_disk(part)
-    part.replace(path)
-    file.close()
-    return new
-
-
-def _length_of_lines(path: Path, count: int) -> int:
-    """Bytes of the first lines of a file."""
-    with path.open("rb") as file:
-        return sum(len(line) for line in itertools.islice(file, count))
 
 
 def _text(record: BaseModel) -> str:
