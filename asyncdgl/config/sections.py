@@ -340,3 +340,11 @@ class RayConfig(Section):
         gt=0,
         allow_inf_nan=False,
     )
+    spares: int = setting(
+        0,
+        "processes that wait to take the place of a stage whose process dies, within a second; some 300 MB each",
+        where=where.ON_RAY,
+        bits=False,
+        ge=0,
+        le=64,
+    )

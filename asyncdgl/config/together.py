@@ -38,6 +38,8 @@ def _algorithm_problems(config: RunConfig) -> list[str]:
     threads = config.ray.threads
     if isinstance(threads, tuple) and len(threads) != config.stages:
         found.append(f"ray.threads must have a number for each stage ({config.stages}), got {len(threads)}")
+    if config.ray.spares and config.device == "cuda":
+        found.append("ray.spares goes with --device cpu: a spare process has no share of a GPU; set it to 0")
     return found
 
 

@@ -39,6 +39,11 @@ SMALL_CPUS = 0.05
 """What an actor that hardly computes asks for; with 0 it might ignore its placement group."""
 
 
+def spare_cpus(config: ResolvedConfig) -> float:
+    """What the spares ask for, with as many as take the place of a stage: they stay where they are."""
+    return round(SMALL_CPUS * (config.ray.spares + config.stages), 4) if config.ray.spares else 0.0
+
+
 # What a gRPC server, as Ray's head is, must answer to: the HTTP/2 preface with an empty SETTINGS frame.
 _SETTINGS = 4
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, _SETTINGS, 0, 0, 0, 0, 0])
@@ -100,7 +105,7 @@ def ray_cluster(config: ResolvedConfig, empty_dir: Path) -> Iterator[None]:
     store = STORE_BYTES
     if SHARED_MEMORY.is_dir():  # a store larger than that moves to the disk
         store = max(LEAST_STORE_BYTES, min(store, int(0.9 * shutil.disk_usage(SHARED_MEMORY).free)))
-    cpus = math.ceil(config.stages * (1 + SMALL_CPUS) + 2 * SMALL_CPUS)
+    cpus = math.ceil(config.stages * (1 + SMALL_CPUS) + 2 * SMALL_CPUS + spare_cpus(config))
     with local_cluster(cpus, visible_gpus() if config.device == "cuda" else 0, store, empty_dir):
         yield
 

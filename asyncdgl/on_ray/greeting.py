@@ -17,6 +17,9 @@ from asyncdgl.rundir.records import Process
 
 CLOCK_READINGS = 5
 
+SPARE = "spare"
+"""What the names of spares begin with."""
+
 
 def hello() -> dict[str, Any]:
     """Who this process is: the driver refuses actors that run another asyncdgl than its own."""
@@ -46,9 +49,11 @@ def check_same(name: str, greeting: Mapping[str, Any]) -> None:
 
 
 def dead_process(processes: Iterable[Process]) -> str | None:
-    """The first of this machine's processes of a run that lives no more."""
+    """The first of this machine's processes of a run that lives no more. Nobody uses a spare: it is none of them."""
     here = hello()["node"]
     for process in processes:
+        if process.name.startswith(SPARE):
+            continue
         try:
             if process.node == here and psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE:
                 return process.name

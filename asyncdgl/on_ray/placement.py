@@ -14,8 +14,10 @@ from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.errors import ConfigError
 from asyncdgl.observer import Observer
 from asyncdgl.on_ray.buffer import BufferActor
-from asyncdgl.on_ray.cluster import SMALL_CPUS, wait_for_placement
+from asyncdgl.on_ray.cluster import SMALL_CPUS, spare_cpus, wait_for_placement
+from asyncdgl.on_ray.evaluator import EvaluationActor
 from asyncdgl.on_ray.pace import PaceActor
+from asyncdgl.on_ray.stage_actor import StageActor
 from asyncdgl.plan.machine import wanted_address
 
 EVALUATOR_GPU = 0.05
@@ -29,6 +31,8 @@ PLACEMENT_LIMIT_S = 20.0
 
 class Placement:
     """The place of one run's actors. Bundle 0 is beside, bundle j holds stage j and the buffer that it reads.
+
+    Spares have one more bundle for all of them. One that takes the place of a stage stays in it.
 
     Args:
         config: the run.
@@ -71,7 +75,9 @@ class Placement:
     def _wait(self) -> None:
         bundles = [{"CPU": 2 * SMALL_CPUS, "GPU": self.evaluator_gpu}]
         bundles += [{"CPU": self.cpus(j) + SMALL_CPUS, "GPU": self.gpu} for j in self._numbers]
-        needs = f"{sum(round(self.cpus(j) + _BESIDE_A_STAGE) for j in self._numbers)} CPU"
+        spares = spare_cpus(self._config)
+        bundles += [{"CPU": spares}] if spares else []
+        needs = f"{sum(round(self.cpus(j) + _BESIDE_A_STAGE) for j in self._numbers) + math.ceil(spares)} CPU"
         needs += f" and {math.ceil(sum(b['GPU'] for b in bundles))} GPU" if self.gpu else ""
         bundles = [{k: amount for k, amount in bundle.items() if amount} for bundle in bundles]
         self._group = placement_group(bundles, strategy="PACK")
@@ -81,6 +87,18 @@ class Placement:
         """What a stage asks for: on a cluster that it joins, its threads."""
         joined = wanted_address(self._config.ray.address) is not None
         return (self._config.threads_of(stage) if joined else 1) - _BESIDE_A_STAGE
+
+    def new_stage(self, number: int, *args: Any) -> Any:
+        """A process for a stage, see ``StageActor``."""
+        return self.actor(StageActor, number, self.cpus(number), self.gpu).remote(*args)
+
+    def new_spare(self, *args: Any) -> Any:
+        """A process that may become any stage."""
+        return self.actor(StageActor, self._config.stages + 1, SMALL_CPUS).remote(*args)
+
+    def new_evaluator(self, *args: Any) -> Any:
+        """See ``EvaluationActor``."""
+        return self.actor(EvaluationActor, 0, SMALL_CPUS, self.evaluator_gpu).remote(*args)
 
     def actor(self, cls: type, bundle: int, cpus: float, gpus: float = 0.0, name: str | None = None) -> Any:
         """The class as an actor in a bundle; with a name, others find it by that."""

@@ -7,6 +7,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,15 @@ from asyncdgl.observer import Observer
 from asyncdgl.on_ray.buffer import BufferActor
 from asyncdgl.on_ray.cluster import SMALL_CPUS
 from asyncdgl.on_ray.evaluator import NAME as EVALUATOR
-from asyncdgl.on_ray.evaluator import EvaluationActor, EvaluatorClient
+from asyncdgl.on_ray.evaluator import EvaluatorClient
 from asyncdgl.on_ray.greeting import check_same, clock_ahead, dead_process, hello
 from asyncdgl.on_ray.pace import Caller, PaceActor
 from asyncdgl.on_ray.parts import Parts
 from asyncdgl.on_ray.placement import Placement
 from asyncdgl.on_ray.results import POLL_S, ProcessDied, left, result
 from asyncdgl.on_ray.silence import Silence
-from asyncdgl.on_ray.stage import Arrays, Life, StageActor
+from asyncdgl.on_ray.spares import Spares
+from asyncdgl.on_ray.stage import Arrays, Life, Place
 from asyncdgl.on_ray.watch import Watch
 from asyncdgl.plan.memory import checkpoint_every, kept_for_restart
 from asyncdgl.registry import objects_handed_over
@@ -76,11 +78,11 @@ class RayRun:
     ) -> None:
         self._check = check
         self._config = config
-        self._data = data
         self._observer = observer
         self._numbers = range(1, config.stages + 1)
         # The data lie decoded in their folder; the objects that read them stay here.
         self._given = Parts({kind: part for kind, part in objects_handed_over().items() if kind != "data"})
+        self._common = config, data, self._given
         self._place = Placement(config, observer)
         self._stages: dict[int, Any] = {}
         self._buffers: dict[int, Any] = {}
@@ -93,6 +95,8 @@ class RayRun:
         self._asked: dict[int, deque[tuple[str, Any]]] = {j: deque() for j in self._numbers}
         self._outcome = Outcome({}, [], None)
         self._outcome.faults = self._reports.faults.all
+        new_spare, told = partial(self._place.new_spare, *self._common), (self._greeted, self._forget, observer.noticed)
+        self._spares = Spares(config.ray, new_spare, self._reports.faults, self.now, *told)
 
     # --- Start
 
@@ -115,25 +119,22 @@ class RayRun:
                 # Twice what is between its reader's checkpoints: the reader goes on while one is on its way here.
                 self._buffers[j] = actor.remote(config, j, pace, self._given, 2 * (self._most[j] or 0))
                 pending[f"buffer {j}"] = self._buffers[j].hello.remote()
-            self._stages[j] = self._new_stage(j)
-            pending[f"stage {j}"] = self._stages[j].hello.remote()
+            self._stages[j] = self._place.new_stage(j, *self._common)
+            pending[f"stage {j}"] = self._take_place(j)
+        new = partial(self._place.new_evaluator, *self._common)
         self._evaluator = EvaluatorClient(
-            self._new_evaluator, self._get, config.ray.deaf_s, self._evaluator_is_gone, self._evaluator_is_there
+            new, self._get, config.ray.deaf_s, self._evaluator_is_gone, self._evaluator_is_there
         )
         pending[EVALUATOR] = self._evaluator.hello()
         self._greet(pending)
 
-    def _new_stage(self, j: int) -> Any:
-        """A process for a stage, which goes on from its newest checkpoint."""
-        history, upstream, downstream = self._reports.histories[j], self._buffers.get(j - 1), self._buffers.get(j)
-        actor = self._place.actor(StageActor, j, self._place.cpus(j), self._place.gpu)
+    def _take_place(self, j: int) -> Any:
+        """A stage's process goes on from the stage's newest checkpoint; it will greet."""
+        history = self._reports.histories[j]
         every, most = checkpoint_every(self._config), self._most[j - 1]
         life = Life(history.life, history.incarnation, history.kept, history.made, every, most)
-        return actor.remote(self._config, self._data, j, upstream, downstream, self._pace, self._given, life)
-
-    def _new_evaluator(self) -> Any:
-        actor = self._place.actor(EvaluationActor, 0, SMALL_CPUS, self._place.evaluator_gpu)
-        return actor.remote(self._config, self._data, self._given)
+        place = Place(j, self._buffers.get(j - 1), self._buffers.get(j), self._pace, life)
+        return self._stages[j].take_place.remote(place)
 
     def _evaluator_is_gone(self) -> None:
         self._reports.faults.died(EVALUATOR, self.now())
@@ -168,14 +169,13 @@ class RayRun:
 
     def _clock_ahead_s(self, j: int) -> float:
         """How far the monotonic clock of stage ``j``'s machine is ahead of this one's: each counts from its start."""
-        nodes = {process.name: process.node for process in self._outcome.processes}
-        if nodes.get(f"stage {j}") == hello()["node"]:
+        if self._nodes[f"stage {j}"] == hello()["node"]:
             return 0.0
-        clock = self._stages[j].clock
-        return clock_ahead(lambda: float(self._get(clock.remote(), f"stage {j}", BEGINNING)))
+        return clock_ahead(lambda: float(self._get(self._stages[j].clock.remote(), f"stage {j}", BEGINNING)))
 
     def run(self) -> None:
         """Train until every stage has stopped, then evaluate the final weights."""
+        self._nodes = {process.name: process.node for process in self._outcome.processes}
         self._ahead_s = {j: self._clock_ahead_s(j) for j in self._numbers}
         if self.origin is None:
             self.origin = time.monotonic() - self._began_s
@@ -213,6 +213,7 @@ class RayRun:
                     silence.heard(f"stage {j}", answer.longest_pass_s)
             self._collect_evaluations(timeout=0)
             watch.look()
+            self._spares.look()
             silence.look({f"stage {j}": actor for j, actor in self._stages.items()})
         self._count_buffers(self._config.ray.deaf_s)
         self._collect_evaluations(timeout=None)
@@ -245,8 +246,8 @@ class RayRun:
         self._pace.gone.remote(Caller(j, history.life))
         step = history.kept.of(j).step if history.kept is not None else 0
         self._observer.noticed(f"stage {j}: its process died; another one goes on from step {step}")
-        self._stages[j] = self._new_stage(j)
-        self._ask(j, STARTING, self._stages[j].hello.remote())
+        self._stages[j] = self._spares.take(self._nodes[f"stage {j}"]) or self._place.new_stage(j, *self._common)
+        self._ask(j, STARTING, self._take_place(j))
         self._begin(j)
 
     def _is_there_again(self, name: str, greeting: Mapping[str, Any]) -> None:
@@ -261,6 +262,7 @@ class RayRun:
 
     def _began(self, j: int, passes_again: int) -> None:
         self._reports.histories[j].works_again(self.now(), passes_again)
+        self._spares.fill()  # now, since a process that starts takes a core for seconds
 
     def _collect(self, j: int, chunk: Chunk) -> None:
         for evaluation in self._reports.take(j, chunk):
@@ -340,7 +342,7 @@ class RayRun:
 
     def close(self) -> None:
         """Leave no actor behind."""
-        for actor in (*self._stages.values(), *self._buffers.values(), self._pace):
+        for actor in (*self._stages.values(), *self._buffers.values(), self._pace, *self._spares.actors):
             with contextlib.suppress(Exception):
                 ray.kill(actor)
         self._place.leave()

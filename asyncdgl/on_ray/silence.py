@@ -96,10 +96,24 @@ class Silence:
         return max(self._limit_s, PASSES * self._passes_s.get(name, 0.0))
 
     def _end(self, name: str, actor: Any) -> None:
-        """A process of this machine is ended by its number: one that was stopped does not hear Ray."""
         process = next((process for process in self._processes if process.name == name), None)
-        if process is not None and process.node == hello()["node"]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process.pid, signal.SIGKILL)
-        else:
-            ray.kill(actor, no_restart=name not in self._others)
+        pid, node = (process.pid, process.node) if process is not None else (None, None)
+        end(actor, pid, node, no_restart=name not in self._others)
+
+
+def end(actor: Any, pid: int | None, node: str | None, no_restart: bool = True) -> None:
+    """End an actor's process.
+
+    One of this machine is ended by its number: a process that was stopped does not hear Ray.
+
+    Args:
+        actor: its handle.
+        pid: its number, where it is known.
+        node: its machine.
+        no_restart: whether Ray is not to start another one.
+    """
+    if pid is not None and node == hello()["node"]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    else:
+        ray.kill(actor, no_restart=no_restart)

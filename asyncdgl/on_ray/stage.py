@@ -1,20 +1,18 @@
-"""The actor of one stage: answers what its turn asks, in real time, and never waits for a write."""
+"""One stage in its process: answers what its turn asks, in real time, and never waits for a write."""
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
 from asyncdgl.buffers.buffer import Sample
 from asyncdgl.buffers.entry import Entry, PassName
 from asyncdgl.config.resolved import ResolvedConfig
-from asyncdgl.data.dataset import open_dataset
+from asyncdgl.data.dataset import Dataset
 from asyncdgl.engine import turn
 from asyncdgl.engine.build import make_clock, make_passes, steps_clock
 from asyncdgl.engine.checkpoints import Due, stage_parts
@@ -25,9 +23,7 @@ from asyncdgl.errors import SampleBlocked
 from asyncdgl.learn.arithmetic import set_up_torch
 from asyncdgl.learn.learner import as_arrays
 from asyncdgl.on_ray.ends import Inbox, Outbox
-from asyncdgl.on_ray.greeting import hello
 from asyncdgl.on_ray.pace import Caller, PaceClient
-from asyncdgl.registry import handed_over
 from asyncdgl.rundir.checkpoint import Checkpoint, StagePosition
 from asyncdgl.rundir.outcome import StageEnd
 
@@ -73,37 +69,38 @@ class Doze:
     with_excess: bool
 
 
-class StageActor:
+class Place(NamedTuple):
+    """A stage's place in a run.
+
+    Attributes:
+        number: the stage, from 1.
+        upstream, downstream: the buffers before and after it; None at the ends.
+        pace: the pace actor.
+        life: where the process that takes it begins.
+    """
+
+    number: int
+    upstream: Any
+    downstream: Any
+    pace: Any
+    life: Life
+
+
+class StageInPlace:
     """Runs one stage in chunks, so that it stays reachable.
 
     Args:
         config: the run.
-        data: folder of the decoded data set.
-        number: the stage, from 1.
-        upstream, downstream: the buffers before and after it; None at the ends.
-        pace: the pace actor.
-        given: parts of the run that were handed over as objects, by kind.
-        life: where this process begins.
+        dataset: of the run.
+        place: which stage it is, and whom it knows.
     """
 
-    def __init__(
-        self,
-        config: ResolvedConfig,
-        data: Path,
-        number: int,
-        upstream: Any,
-        downstream: Any,
-        pace: Any,
-        given: Mapping[str, Any],
-        life: Life,
-    ) -> None:
+    def __init__(self, config: ResolvedConfig, dataset: Dataset, place: Place) -> None:
+        number, upstream, downstream, pace, life = place
         set_up_torch(config, number)
-        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each place of an entry that it maps keeps one open
         self._config, self._number = config, number
         self._pace = PaceClient(pace, Caller(number, life.number))
-        with handed_over(given):
-            self._passes = make_passes(config, open_dataset(config, data), number, self._seconds)
+        self._passes = make_passes(config, dataset, number, self._seconds)
         self._later_trains = True
         self._turn = turn.Turn(config, self._passes, make_clock(config, number), lambda: self._later_trains)
         if life.kept is not None:
@@ -133,16 +130,10 @@ class StageActor:
         if not self._passes.is_training:  # an earlier process has done the quota: who keeps pace may not know it
             self._later_trains = self._pace.trained()
 
-    def hello(self) -> dict[str, Any]:
-        """See ``hello``; with what the bits of a run depend on."""
-        import torch
-
-        own = {"threads": torch.get_num_threads(), "torch": torch.__version__}
-        return {**hello(), **own, "calls_over_sockets": self._pace.is_local}
-
-    def clock(self) -> float:
-        """This machine's monotonic clock, in seconds; it counts from the machine's start."""
-        return time.monotonic()
+    @property
+    def calls_over_sockets(self) -> bool:
+        """Whether it and the pace keeper share a machine."""
+        return self._pace.is_local
 
     def begin(self, origin: float) -> int:
         """Training begins: seconds count from ``origin`` on this machine's monotonic clock.

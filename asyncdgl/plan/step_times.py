@@ -68,7 +68,7 @@ def _measure(config: ResolvedConfig, data: Path, number: int, barrier: Any, pipe
     from asyncdgl.learn.arithmetic import set_up_torch
 
     set_up_torch(config)
-    one_pass = _passes(config, open_dataset(config, data), number)
+    one_pass = pass_of(config, open_dataset(config, data), number)
     means = []
     for kind in (TRAIN, FORWARD):
         for _ in range(3):
@@ -85,8 +85,8 @@ def _measure(config: ResolvedConfig, data: Path, number: int, barrier: Any, pipe
     pipe.send(means)
 
 
-def _passes(config: ResolvedConfig, dataset: Dataset, number: int) -> Callable[[str], None]:
-    """What makes a pass of a stage, decoding and encoding included."""
+def pass_of(config: ResolvedConfig, dataset: Dataset, number: int) -> Callable[[str], None]:
+    """What makes passes of a stage by itself, given their kind; decoding and encoding included."""
     from asyncdgl.buffers.codecs import decode, encode
     from asyncdgl.data.stream import make_stream
     from asyncdgl.learn.stage import make_stages

@@ -180,6 +180,66 @@ def test_who_sleeps_for_long_is_not_deaf(killed) -> None:
     assert run.summary.faults == ()
 
 
+@pytest.fixture
+def killed_with_spares(run_ray, tmp_path) -> Callable[..., tuple[Any, Run, list[int]]]:
+    """``killed_with_spares(count, tree, killer)``: as ``killed``; the spares wait before the run begins.
+
+    Returns their numbers, too.
+    """
+
+    def run(count: int, tree: dict[str, Any], killer: Killer) -> tuple[Any, Run, list[int]]:
+        pids = []
+
+        def began(ray_run: Any) -> None:
+            import ray
+
+            ray_run._spares.fill()
+            greetings = ray.get([actor.hello.remote() for actor in ray_run._spares.actors])
+            pids.extend(greeting["pid"] for greeting in greetings)
+            killer.began(ray_run)
+
+        recorder = run_ray({**SMALL, **tree, "ray": {"spares": count}}, on_start=began, on_passes=killer)
+        return recorder, left_by(recorder, tmp_path), pids
+
+    return run
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("name", ["as by default", "blocking, max_reuse, int8"])
+def test_a_spare_takes_the_place_of_a_stage_and_makes_the_same_bits(
+    killed_with_spares, check_conservation, name
+) -> None:
+    killer = Killer([(40, "stage 2"), (80, "stage 1"), (100, "stage 3")])
+    recorder, run, pids = killed_with_spares(2, RUNS[name], killer)
+    check_whole(recorder, run)
+    check_conservation(recorder)
+    assert [fault.process for fault in run.summary.faults] == ["stage 2", "stage 1", "stage 3"]
+    now = {process.name: process.pid for process in recorder.outcome.processes}
+    assert {now["stage 1"], now["stage 2"]} == {*pids}
+
+
+@pytest.mark.ray
+def test_sync_dgl_with_spares_equals_sim(killed_with_spares, run_sim, check_conservation) -> None:
+    tree = {"algorithm": "sync-dgl"}
+    recorder, run, _ = killed_with_spares(1, tree, at_random(8, 3, 100))
+    check_whole(recorder, run)
+    check_conservation(recorder)
+    assert recorder.hashes == run_sim({**SMALL, **tree}).hashes
+
+
+@pytest.mark.ray
+def test_a_spare_that_is_dead_when_it_is_needed_is_no_death_of_the_stage(
+    killed_with_spares, check_conservation
+) -> None:
+    """Twice, it would be one too many."""
+    killer = Killer([(40, "spare 1"), (40, "spare 2"), (40, "stage 2")])
+    recorder, run, pids = killed_with_spares(2, {}, killer)
+    assert killer.killed[:2] == pids
+    check_whole(recorder, run)
+    check_conservation(recorder)
+    assert sorted(fault.process for fault in run.summary.faults) == ["spare 1", "spare 2", "stage 2"]
+
+
 @pytest.mark.ray
 def test_a_stage_that_dies_again_and_again_at_one_pass_ends_the_run(run_ray) -> None:
     """Here it dies as soon as it is there."""

@@ -432,6 +432,10 @@ def test_the_problems_of_an_error_survive_a_process_boundary() -> None:
     [
         pytest.param({"algorithm": "backprop", "runtime": "ray"}, "use --runtime sim", id="backprop-ray"),
         pytest.param({"data": {"dataset": "image-folder"}}, "needs --data-dir", id="folder-without-place"),
+        pytest.param({"device": "cuda", "ray": {"spares": 1}}, "ray.spares goes with --device cpu", id="spares-cuda"),
+        pytest.param({"ray": {"spares": -1}}, "ray.spares must be", id="spares-negative"),
+        pytest.param({"ray": {"spares": 65}}, "ray.spares must be", id="spares-many"),
+        pytest.param({"runtime": "sim", "ray": {"spares": 1}}, "ray.spares has no effect here", id="spares-sim"),
         pytest.param({"data": {"dataset": "synthetic", "mean": [0.5]}}, "must be given together", id="mean-alone"),
         pytest.param(
             {"data": {"dataset": "synthetic", "image_size": 6}, "model": {"downsample": [1, 2]}},
