@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import time
 import warnings
 from collections.abc import Iterator
@@ -13,27 +12,34 @@ from typing import TYPE_CHECKING
 
 from asyncdgl.config.model import RunConfig
 from asyncdgl.config.resolved import ResolvedConfig
-from asyncdgl.errors import ConfigError, DataError, Diverged, Interrupted, NeedsRestart, NotWritten, RunFailed
+from asyncdgl.errors import (
+    ConfigError,
+    DataError,
+    Diverged,
+    Interrupted,
+    NeedsRestart,
+    NotWritten,
+    RunFailed,
+)
 from asyncdgl.observer import NullObserver, Observer, Several
 from asyncdgl.plan.machine import available_cores, wanted_address
 from asyncdgl.plan.memory import check_memory, checkpoints_kept
 from asyncdgl.plan.resolve import planned, resolve
 from asyncdgl.rundir.checkpoint import keeper, remove_checkpoints
 from asyncdgl.rundir.environment import describe_environment
-from asyncdgl.rundir.lines import cannot_be_written
 from asyncdgl.rundir.logs import explain
-from asyncdgl.rundir.model import save_model
+from asyncdgl.rundir.model import keep_model
 from asyncdgl.rundir.outcome import Outcome
 from asyncdgl.rundir.reader import Run
 from asyncdgl.rundir.records import SUMMARY, Status, Summary
 from asyncdgl.rundir.summary import make_summary
-from asyncdgl.rundir.writer import RunWriter, check_out, make_run_dir
+from asyncdgl.rundir.writer import RunWriter, check_out, make_run_dir, remove_run_dir
 from asyncdgl.supervisor import NoSupervisor, Supervisor
 
 if TYPE_CHECKING:
     from asyncdgl.data.dataset import Dataset
     from asyncdgl.engine.past import Past
-    from asyncdgl.engine.restart import Restart
+    from asyncdgl.engine.restart import Attempts, Restart
 
 REST_LIMIT_S = 5.0
 """How long those that live may take to say where they stand before all begin anew."""
@@ -71,6 +77,8 @@ class Session:
         self._dataset: Dataset | None = None
         self._past: Past | None = None
         self._restart: Restart | None = None
+        self._begins_anew = False
+        self._origin: float | None = None  # when training began, on this machine's monotonic clock
 
     def _planned(self) -> ResolvedConfig:
         return planned(self._asked)
@@ -125,11 +133,11 @@ class Session:
             observer.began(self.path)
             self._train(Several(self._writer, observer))
             remove_checkpoints(self._writer.path)
-        except (ConfigError, DataError):  # nothing was computed
-            self._writer.close()
-            self._remove_run_dir(out_existed)
-            raise
         except BaseException as error:
+            if isinstance(error, ConfigError | DataError) and not self._begins_anew:  # nothing was computed
+                self._writer.close()
+                self._remove_run_dir(out_existed)
+                raise
             if self._summary is None:  # before training began
                 self._conclude(error)
             self._writer.close()
@@ -158,13 +166,13 @@ class Session:
 
         return self._writer.as_run(self.config, self._summary, objects_handed_over())
 
-    def give_up(self, status: Status) -> None:
+    def give_up(self, status: Status, message: str | None = None) -> None:
         """The main thread does not get to its end in time: write the least, and end what would outlive this process."""
         from asyncdgl.on_ray.cluster import end_local_cluster
 
         end_local_cluster()
         if self.path is not None and not (self._writer.path / SUMMARY).exists():
-            self._writer.write_summary(self._summarise(status, None))
+            self._writer.write_summary(self._summarise(status, message))
 
     # --- Training
 
@@ -191,49 +199,70 @@ class Session:
                 self._outcome = run.outcome()
 
     def _train_on_ray(self, observer: Observer) -> None:
+        """Where a process dies whose place no other can take alone, all begin anew, as after `asyncdgl resume`."""
+        from asyncdgl.engine.restart import Attempts
+
         if self._data is None:
             raise TypeError("a run on Ray reads data")
+        attempts = Attempts()
+        while not self._train_in_cluster(self._data, attempts, observer):
+            pass
+
+    def _train_in_cluster(self, data: Path, attempts: Attempts, observer: Observer) -> bool:
+        """Whether the run came to its end."""
         from asyncdgl.on_ray.cluster import ray_cluster
 
         observer.noticed("starting Ray")
         try:
-            with ray_cluster(self.config, self._writer.path):
+            with ray_cluster(self.config, self._writer.path, self._hang) as ray_processes:
+                from asyncdgl.on_ray.run import STOP_LIMIT_S, RayRun
+
+                def check() -> None:
+                    self._supervisor.check()
+                    ray_processes.check()
+
                 self._supervisor.take()
                 self._supervisor.check()
+                keep = keeper(self._writer, self._wall_seconds, checkpoints_kept(self.config))
+                ray_run = RayRun(self.config, data, observer, check, keep, self._restart)
+                self._outcome = ray_run.outcome()
                 with self._concluded():
-                    self._begin_until_ended(self._data, observer)
+                    try:
+                        ray_run.start()
+                        self._write_environment()
+                        ray_run.run()
+                        self._write_environment()  # its processes may be others by now
+                    except BaseException as error:
+                        ray_run.stop(REST_LIMIT_S if isinstance(error, NeedsRestart) else STOP_LIMIT_S)
+                        self._origin = ray_run.origin
+                        raise
+                    finally:
+                        if ray_processes.dead is None:  # nobody would answer
+                            ray_run.close()
+        except NeedsRestart as error:
+            self._summary = None
+            self._go_back(error, attempts, observer)
+            return False
         finally:
             self._supervisor.take()
+        return True
 
-    def _begin_until_ended(self, data: Path, observer: Observer) -> None:
-        """Where the place of a process that died can't be taken alone, all begin anew, as after `asyncdgl resume`."""
-        from asyncdgl.engine.restart import Attempts, find_restart, go_back, with_death
-        from asyncdgl.on_ray.run import RayRun
+    def _go_back(self, error: NeedsRestart, attempts: Attempts, observer: Observer) -> None:
+        from asyncdgl.engine.restart import find_restart, go_back, with_death
 
-        keep = keeper(self._writer, self._wall_seconds, checkpoints_kept(self.config))
-        attempts = Attempts()
-        while True:
-            ray_run = RayRun(self.config, data, observer, self._supervisor.check, keep, self._restart)
-            self._outcome = ray_run.outcome()
-            try:
-                ray_run.start()
-                self._write_environment()
-                ray_run.run()
-                self._write_environment()  # its processes may be others by now
-                return
-            except NeedsRestart as error:
-                ray_run.stop(REST_LIMIT_S)
-                attempts.failed(error, len(self._writer.records))
-                restart, _ = find_restart(self.left())
-                faults = with_death(self._outcome.faults, error.process, ray_run.now())
-                self._restart = replace(restart, faults=faults, origin=ray_run.origin)
-                go_back(self._writer, self._restart)
-                observer.noticed(f"{error}: all processes begin anew, {self._restart.where}")
-            except BaseException:
-                ray_run.stop()
-                raise
-            finally:
-                ray_run.close()
+        self._begins_anew = True
+        attempts.failed(error, len(self._writer.records))
+        restart, _ = find_restart(self.left())
+        known = self._outcome.faults if self._outcome is not None else []
+        at_s = 0.0 if self._origin is None else time.monotonic() - self._origin
+        self._restart = replace(restart, faults=with_death(known, error.process, at_s), origin=self._origin)
+        go_back(self._writer, self._restart)
+        observer.noticed(f"{error}: all processes begin anew, {self._restart.where}")
+
+    def _hang(self, message: str) -> None:
+        """The main thread hangs for good, in a call to Ray."""
+        self.give_up("failed", message)
+        self._supervisor.hang(message)
 
     def _write_environment(self) -> None:
         processes = self._outcome.processes if self._outcome is not None else ()
@@ -285,19 +314,9 @@ class Session:
                     warnings.warn(str(full), stacklevel=2)
 
     def _save_model(self) -> None:
-        """Whole or not at all: a stage that could not say its weights any more leaves none of the others'.
-
-        Raises:
-            NotWritten: there is no room.
-        """
         weights = self._outcome.weights if self._outcome is not None else {}
         if self._dataset is not None and len(weights) == self.config.trained_stages:
-            try:
-                save_model(self._writer.path, weights, self._dataset)
-            except OSError as error:
-                raise NotWritten(cannot_be_written(self._writer.path, error)) from None
-            except Exception as error:  # numbers that the format has no name for
-                warnings.warn(f"the model was not kept: {type(error).__name__}: {error}", stacklevel=2)
+            keep_model(self._writer.path, weights, self._dataset)
 
     def _summarise(self, status: Status, message: str | None) -> Summary:
         return make_summary(self.config, self._writer, self._outcome, status, message, self._wall_seconds())
@@ -309,15 +328,8 @@ class Session:
         return explain(error, self._writer, self._outcome.processes if self._outcome is not None else ())
 
     def _remove_run_dir(self, out_existed: bool) -> None:
-        """Leave the place as it was found: an empty folder of the user's stays, an empty ``runs`` goes."""
-        if self.path is None:
-            return
-        shutil.rmtree(self.path)
-        if out_existed:
-            self.path.mkdir()
-        if self._out is None:
-            with contextlib.suppress(OSError):
-                self.path.parent.rmdir()
+        if self.path is not None:
+            remove_run_dir(self.path, is_given=self._out is not None, existed=out_existed)
 
     def _draw(self, left: Run) -> None:
         """What was computed is whole without its figures, whatever a font or a full disk comes up with."""

@@ -21,6 +21,9 @@ class Supervisor(Protocol):
     def unhurried(self) -> AbstractContextManager[None]:
         """Work that can't hang: it may take the time that it needs."""
 
+    def hang(self, message: str) -> None:
+        """The main thread hangs for good; says why. Called in another one."""
+
 
 class NoSupervisor:
     """Nobody: an interrupt comes as Python's own KeyboardInterrupt, and whoever handles signals goes on doing so."""
@@ -41,3 +44,6 @@ class NoSupervisor:
     def unhurried(self) -> AbstractContextManager[None]:
         """See ``Supervisor``."""
         return contextlib.nullcontext()
+
+    def hang(self, message: str) -> None:
+        """See ``Supervisor``: Ray ends the process itself, after a minute."""

@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
+import click
+
 from asyncdgl.errors import Interrupted
 
 GRACE_S = 3.0
@@ -97,6 +99,12 @@ class Signals:
             yield
         finally:
             self._unhurried.clear()
+
+    def hang(self, message: str) -> None:
+        """See ``Supervisor``."""
+        with contextlib.suppress(OSError, ValueError):
+            click.echo(f"Error: {message}. Once the reason is gone, `asyncdgl resume` goes on with the run.", err=True)
+        end_process(1)
 
     def disarm(self) -> None:
         """From now on nothing can hang."""

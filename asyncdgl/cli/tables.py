@@ -45,7 +45,7 @@ def fitted(out: Console, columns: Sequence[Column], title: str = "", names_dropp
         title: above it.
         names_dropped: whether a line below it names the columns that left for want of room.
     """
-    shown = [column for column in columns if any(column.cells)]
+    shown = [column for column in columns if any(column.cells)] or list(columns[:1])
     unbounded = out.options.update_width(UNBOUNDED)  # what a table would take, not what it would be squeezed into
     dropped: list[str] = []
     while True:

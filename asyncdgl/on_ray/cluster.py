@@ -15,13 +15,14 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.errors import ConfigError, Interrupted
 from asyncdgl.on_ray.guardian import end_marked, start_guardian
+from asyncdgl.on_ray.ray_processes import RayProcesses
 from asyncdgl.plan.machine import visible_gpus, wanted_address
 
 PROBE_S = 2.0
@@ -82,15 +83,19 @@ def check_address(address: str, configured: str | None) -> None:
 
 
 @contextlib.contextmanager
-def ray_cluster(config: ResolvedConfig, empty_dir: Path) -> Iterator[None]:
+def ray_cluster(
+    config: ResolvedConfig, empty_dir: Path, on_stuck: Callable[[str], None] = lambda message: None
+) -> Iterator[RayProcesses]:
     """The cluster that a run asks for: a running one, or one of its own. Enter it before ray is imported.
 
     Args:
         config: the run.
         empty_dir: a folder without Python files, which workers will have on their module path.
+        on_stuck: see ``RayProcesses``, which this gives.
 
     Raises:
         ConfigError: this process is in a cluster already, or can't join the one that is asked for.
+        NeedsRestart: Ray's own processes died.
     """
     if "ray" in sys.modules and sys.modules["ray"].is_initialized():
         raise ConfigError(
@@ -100,14 +105,15 @@ def ray_cluster(config: ResolvedConfig, empty_dir: Path) -> Iterator[None]:
     address = wanted_address(config.ray.address)
     if address is not None:
         with joined_cluster(address, empty_dir):
-            yield
+            yield RayProcesses(on_stuck)  # not this run's: it watches none
         return
     store = STORE_BYTES
     if SHARED_MEMORY.is_dir():  # a store larger than that moves to the disk
         store = max(LEAST_STORE_BYTES, min(store, int(0.9 * shutil.disk_usage(SHARED_MEMORY).free)))
     cpus = math.ceil(config.stages * (1 + SMALL_CPUS) + 2 * SMALL_CPUS + spare_cpus(config))
-    with local_cluster(cpus, visible_gpus() if config.device == "cuda" else 0, store, empty_dir):
-        yield
+    gpus = visible_gpus() if config.device == "cuda" else 0
+    with RayProcesses(on_stuck) as own, local_cluster(cpus, gpus, store, empty_dir, own.rest):
+        yield own
 
 
 def _read_settings_again() -> None:
@@ -142,7 +148,9 @@ def _environment(settings: dict[str, str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def local_cluster(cpus: int, gpus: int, store_bytes: int, empty_dir: Path) -> Iterator[None]:
+def local_cluster(
+    cpus: int, gpus: int, store_bytes: int, empty_dir: Path, on_leaving: Callable[[], None] = lambda: None
+) -> Iterator[None]:
     """A Ray cluster of this process alone: on loopback, with its own token; no process of it survives.
 
     Args:
@@ -150,6 +158,7 @@ def local_cluster(cpus: int, gpus: int, store_bytes: int, empty_dir: Path) -> It
         gpus: GPUs to offer.
         store_bytes: size of the object store.
         empty_dir: a folder without Python files, which workers will have on their module path.
+        on_leaving: called before its processes are ended.
     """
     mark = secrets.token_hex(16)
     settings = {
@@ -180,6 +189,7 @@ def local_cluster(cpus: int, gpus: int, store_bytes: int, empty_dir: Path) -> It
                 )
             yield
         finally:
+            on_leaving()
             if not isinstance(sys.exc_info()[1], Interrupted | SystemExit):
                 _shut_down()
                 end_local_cluster()

@@ -121,10 +121,8 @@ class RayRun:
                 pending[f"buffer {j}"] = self._buffers[j].hello.remote()
             self._stages[j] = self._place.new_stage(j, *self._common)
             pending[f"stage {j}"] = self._take_place(j)
-        new = partial(self._place.new_evaluator, *self._common)
-        self._evaluator = EvaluatorClient(
-            new, self._get, config.ray.deaf_s, self._evaluator_is_gone, self._evaluator_is_there
-        )
+        new, told = partial(self._place.new_evaluator, *self._common), (self._evaluator_gone, self._evaluator_there)
+        self._evaluator = EvaluatorClient(new, self._get, config.ray.deaf_s, *told)
         pending[EVALUATOR] = self._evaluator.hello()
         self._greet(pending)
 
@@ -136,11 +134,11 @@ class RayRun:
         place = Place(j, self._buffers.get(j - 1), self._buffers.get(j), self._pace, life)
         return self._stages[j].take_place.remote(place)
 
-    def _evaluator_is_gone(self) -> None:
+    def _evaluator_gone(self) -> None:
         self._reports.faults.died(EVALUATOR, self.now())
         self._forget(EVALUATOR)
 
-    def _evaluator_is_there(self, greeting: Mapping[str, Any]) -> None:
+    def _evaluator_there(self, greeting: Mapping[str, Any]) -> None:
         self._reports.faults.works_again(EVALUATOR, self.now())
         self._is_there_again(EVALUATOR, greeting)
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asyncdgl.errors import DataError
+from asyncdgl.errors import DataError, NotWritten
 from asyncdgl.rundir.arrays import read_arrays, save_arrays
+from asyncdgl.rundir.lines import cannot_be_written
 from asyncdgl.rundir.records import MODEL
 
 if TYPE_CHECKING:
@@ -50,6 +52,20 @@ def save_model(folder: Path, weights: Mapping[int, Arrays], dataset: Dataset) ->
     every = ((STAGE.format(j) + name, value) for j, own in weights.items() for name, value in own.items())
     about = {"input_shape": json.dumps(dataset.input_shape), "classes": json.dumps(dataset.classes)}
     save_arrays(folder / MODEL, dict(every), about)
+
+
+def keep_model(folder: Path, weights: Mapping[int, Arrays], dataset: Dataset) -> None:
+    """See ``save_model``; a run is whole without the model where its numbers have no name in the format.
+
+    Raises:
+        NotWritten: there is no room.
+    """
+    try:
+        save_model(folder, weights, dataset)
+    except OSError as error:
+        raise NotWritten(cannot_be_written(folder, error)) from None
+    except Exception as error:
+        warnings.warn(f"the model was not kept: {type(error).__name__}: {error}", stacklevel=2)
 
 
 def read_model(folder: Path) -> tuple[Interface, dict[str, NDArray[Any]]]:

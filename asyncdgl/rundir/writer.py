@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -71,6 +72,22 @@ def make_run_dir(out: Path | None, name: str) -> Path:
     except OSError as error:
         raise ConfigError(f"the run directory can't be made: {error}; choose another place with --out DIR") from None
     raise ConfigError("the run directory can't be made: too many runs started in this second")
+
+
+def remove_run_dir(path: Path, is_given: bool, existed: bool) -> None:
+    """Leave the place as it was found: an empty folder of the user's stays, an empty ``runs`` goes.
+
+    Args:
+        path: the run directory.
+        is_given: whether the user has named it.
+        existed: whether it was there before.
+    """
+    shutil.rmtree(path)
+    if existed:
+        path.mkdir()
+    if not is_given:
+        with contextlib.suppress(OSError):
+            path.parent.rmdir()
 
 
 class RunWriter:
