@@ -28,6 +28,7 @@ from asyncdgl.on_ray.pace import Caller, PaceActor
 from asyncdgl.on_ray.parts import Parts
 from asyncdgl.on_ray.placement import Placement
 from asyncdgl.on_ray.results import POLL_S, ProcessDied, left, result
+from asyncdgl.on_ray.room import Room
 from asyncdgl.on_ray.silence import Silence
 from asyncdgl.on_ray.stage import Arrays, Life, StageActor
 from asyncdgl.on_ray.watch import Watch
@@ -78,7 +79,7 @@ class RayRun:
         keep: Keep = unsaved,
         restart: Restart | None = None,
     ) -> None:
-        self._check = check
+        self._check = Room(check).check
         self._config = config
         self._data = data
         self._observer = observer
@@ -95,8 +96,7 @@ class RayRun:
         self._ahead_s: dict[int, float] = {}
         # By stage, in order: answers are taken in this one, though a small one is here before a large one.
         self._asked: dict[int, deque[Asked]] = {j: deque() for j in self._numbers}
-        self._outcome = Outcome({}, [], None)
-        self._outcome.faults = self._reports.faults.all
+        self._outcome = Outcome({}, [], None, faults=self._reports.faults.all)
 
     # --- Start
 
@@ -286,6 +286,7 @@ class RayRun:
     def stop(self) -> None:
         """The run was interrupted: collect what the stages can say at once."""
         with contextlib.suppress(Exception):
+            self._check()  # what the stages say needs room
             self._pace.stop.remote()  # so that a stage doesn't go on with the next chunk that it was asked for
             kept = self._finish(STOP_LIMIT_S)
             # A stage ends its chunk before it says its last words: what it did until then belongs into the trace.
