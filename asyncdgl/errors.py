@@ -63,6 +63,10 @@ class NotWritten(AsyncDGLError):
     """The run directory takes no more: its disk is full, or it is gone. What it had taken until then is whole."""
 
 
+class NoRoom(AsyncDGLError):
+    """Shared memory is full: the processes of a run on Ray could not go on."""
+
+
 class StageFailed(AsyncDGLError):
     """A process of a run died or raised; the message names the stage and what it was doing.
 

@@ -309,6 +309,8 @@ class Session:
             except NotWritten as full:
                 if error is None:
                     self._summary = self._summarise("failed", str(full))
+                    with contextlib.suppress(NotWritten):
+                        self._writer.write_summary(self._summary)
                     raise
                 if not isinstance(error, NotWritten):
                     warnings.warn(str(full), stacklevel=2)

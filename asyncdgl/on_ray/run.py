@@ -29,6 +29,7 @@ from asyncdgl.on_ray.pace import Caller, PaceActor
 from asyncdgl.on_ray.parts import Parts
 from asyncdgl.on_ray.placement import Placement
 from asyncdgl.on_ray.results import POLL_S, ProcessDied, left, result
+from asyncdgl.on_ray.room import Room
 from asyncdgl.on_ray.silence import Silence
 from asyncdgl.on_ray.spares import Spares
 from asyncdgl.on_ray.stage import Arrays, Life, Place
@@ -76,7 +77,7 @@ class RayRun:
         keep: Keep = unsaved,
         restart: Restart | None = None,
     ) -> None:
-        self._check = check
+        self._check = Room(check).check
         self._config = config
         self._observer = observer
         self._numbers = range(1, config.stages + 1)
@@ -93,8 +94,7 @@ class RayRun:
         self._ahead_s: dict[int, float] = {}
         # What each stage does for which answer. Taken in this order, though a small one is here before a large one.
         self._asked: dict[int, deque[tuple[str, Any]]] = {j: deque() for j in self._numbers}
-        self._outcome = Outcome({}, [], None)
-        self._outcome.faults = self._reports.faults.all
+        self._outcome = Outcome({}, [], None, faults=self._reports.faults.all)
         new_spare, told = partial(self._place.new_spare, *self._common), (self._greeted, self._forget, observer.noticed)
         self._spares = Spares(config.ray, new_spare, self._reports.faults, self.now, *told)
 
@@ -288,6 +288,7 @@ class RayRun:
     def stop(self, limit_s: float = STOP_LIMIT_S) -> None:
         """The run ends here: collect what the stages can say within so many seconds."""
         with contextlib.suppress(Exception):
+            self._check()  # what the stages say needs room
             self._pace.stop.remote()  # so that a stage doesn't go on with the next chunk that it was asked for
             kept = self._finish(limit_s)
             # A stage ends its chunk before it says its last words: what it did until then belongs into the trace.

@@ -122,8 +122,8 @@ def cannot_be_written(folder: Path, error: Exception) -> str:
 def is_gone(folder: Path) -> str:
     """What a run says whose directory is not there any more."""
     return (
-        f"{folder} is gone: the run directory was removed or moved while the run went on. What it wrote until then is "
-        "where it was moved to, and `asyncdgl resume` goes on with it there"
+        f"{folder} is gone: the run directory was removed or moved while the run went on. If it was "
+        "moved, `asyncdgl resume` goes on with it in its new place"
     )
 
 

@@ -455,19 +455,25 @@ def test_the_model_is_kept_whole_or_not_at_all(monkeypatch) -> None:
 
 
 @pytest.mark.usefixtures("no_figures")
-def test_a_model_that_cannot_be_written_costs_nothing_else(monkeypatch) -> None:
+def test_a_run_whose_model_has_no_room_is_completed_once_there_is_some() -> None:
     import safetensors.numpy
 
     def full(arrays: Any, path: Path, metadata: Any) -> None:
         Path(path).write_bytes(b"half")
-        raise OSError("No space left on device")
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(safetensors.numpy, "save_file", full)
-    with pytest.warns(UserWarning, match="the model was not kept: OSError: No space left on device"):
-        run = asyncdgl.run(SMALL)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(safetensors.numpy, "save_file", full)
+        with pytest.raises(RunFailed, match="can't be written: No space left on device") as failed:
+            asyncdgl.run(SMALL)
+    left = failed.value.run
+    assert left.summary.status == "failed"
+    assert asyncdgl.load_run(left.path).summary == left.summary
+    assert not [path.name for path in left.path.iterdir() if "model" in path.name]
+    run = asyncdgl.resume(left.path)
+    assert [s.state_sha256 for s in run.summary.stages] == [s.state_sha256 for s in left.summary.stages]
     assert run.summary.status == "completed"
-    assert asyncdgl.load_run(run.path).summary == run.summary
-    assert not [path.name for path in run.path.iterdir() if "model" in path.name]
+    run.model()
 
 
 @pytest.mark.usefixtures("no_figures")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 from pathlib import Path
 
 import pytest
 
-from asyncdgl.errors import ConfigError, DataError
+from asyncdgl.errors import ConfigError, DataError, NotWritten
 from asyncdgl.rundir import writer as rundir
 from asyncdgl.rundir.environment import describe_environment
+from asyncdgl.rundir.lines import Lines
+from asyncdgl.rundir.logs import LOG_TAIL_BYTES, tail_of_log
 from asyncdgl.rundir.reader import Run, read_run
 from asyncdgl.rundir.records import EpochLine
 from asyncdgl.rundir.writer import RunWriter, check_out, make_run_dir
@@ -236,7 +239,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch, summary_o
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_text", disk_full)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(NotWritten, match="No space"):
             writer.write_summary(summary_of(status="failed"))
     writer.close()
     assert json.loads((tmp_path / "summary.json").read_text())["status"] == "completed"
@@ -314,3 +317,76 @@ def test_the_metrics_as_a_frame(tmp_path, small_config, evaluation_of) -> None:
     assert list(evaluations["weights_epoch"]) == [3, 2, 1]
     assert list(evaluations["test_accuracy"]) == [0.5, 0.25, 0.75]
     assert list(evaluations["validation_accuracy"]) == [0.1, 0.2, 0.3]
+
+
+# --- No room ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_line_for_which_there_is_no_room_is_not_begun_and_none_follows_it(tmp_path) -> None:
+    lines = Lines(tmp_path / "trace.jsonl")
+    lines.append("whole\n")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+    try:
+        with pytest.raises(NotWritten, match="can't be written: File too large"):
+            lines.append("too long\n")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with pytest.raises(NotWritten, match="File too large"):
+        lines.append("1\n")
+    assert (tmp_path / "trace.jsonl").read_text() == "whole\n"
+    with pytest.raises(NotWritten, match="File too large"):
+        lines.append("")
+
+
+def test_a_replacement_for_which_there_is_no_room_leaves_the_file_as_it_was(tmp_path) -> None:
+    lines = Lines(tmp_path / "trace.jsonl")
+    lines.append("whole\n")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+    try:
+        with pytest.raises(NotWritten, match="File too large"):
+            lines.replaced(["another", "and more"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path.name for path in tmp_path.iterdir()] == ["trace.jsonl"]
+    lines.append("goes on\n")
+    assert (tmp_path / "trace.jsonl").read_text() == "whole\ngoes on\n"
+
+
+@pytest.mark.parametrize("to", [None, "moved"])
+def test_a_file_that_is_gone_is_missed(tmp_path, monkeypatch, to) -> None:
+    monkeypatch.setattr("asyncdgl.rundir.lines.LOOK_S", 0.0)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    lines = Lines(folder / "trace.jsonl")
+    lines.append("whole\n")
+    if to is None:
+        (folder / "trace.jsonl").unlink()
+    else:
+        folder.rename(tmp_path / to)
+    with pytest.raises(NotWritten, match="is gone: the run directory was removed or moved"):
+        lines.append("lost\n")
+
+
+# --- The log of a process that died -----------------------------------------------------------------------------------
+
+
+def test_the_end_of_a_log_is_read(tmp_path) -> None:
+    (tmp_path / "log").write_bytes(b"a" * LOG_TAIL_BYTES + b"the end\xff")
+    tail = tail_of_log(str(tmp_path / "log"))
+    assert tail is not None
+    assert (len(tail), tail.endswith("the end\ufffd")) == (LOG_TAIL_BYTES, True)
+    assert tail_of_log(None) is None
+    assert tail_of_log(str(tmp_path / "missing")) is None
+
+
+def test_what_is_put_in_the_place_of_a_log_is_not_published(tmp_path) -> None:
+    (tmp_path / "secret").write_text("mine")
+    (tmp_path / "log").symlink_to(tmp_path / "secret")
+    assert tail_of_log(str(tmp_path / "log")) is None
+    os.link(tmp_path / "secret", tmp_path / "second-name")
+    assert tail_of_log(str(tmp_path / "second-name")) is None
+    os.mkfifo(tmp_path / "pipe")
+    assert tail_of_log(str(tmp_path / "pipe")) is None
+    assert tail_of_log(str(tmp_path)) is None
