@@ -74,14 +74,16 @@ def resume(
     *,
     net: nn.Sequential | None = None,
     data: tuple[MapStyle, MapStyle] | None = None,
+    epochs: int | None = None,
     observer: Observer | None = None,
 ) -> Run:
-    """Go on with a run of ``sim`` or ``virtual`` that was stopped, in its own directory, as if it had never been.
+    """Go on with a run that was stopped, in its own directory; ``sim``, ``virtual``, ``sync-dgl``: to the same bits.
 
     Args:
         run_dir: the run, or its directory.
         net: the network, where an object was handed to ``run``.
         data: training and test set, where they were handed to ``run``.
+        epochs: of each stage, where it is to make more than it was.
         observer: is told of every pass, epoch and evaluation from there on, and what a person should know.
 
     Returns:
@@ -96,7 +98,7 @@ def resume(
     with _left(run_dir, given_parts(net, data)) as left:
         from asyncdgl.resume_session import ResumeSession
 
-        session = ResumeSession(left)
+        session = ResumeSession(left, epochs=epochs)
         session.prepare(observer)
         return session.execute(observer)
 

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from asyncdgl.config.resolved import ResolvedConfig
+from asyncdgl.engine.raised import is_before_the_end, only_trained, with_epochs
 from asyncdgl.errors import ConfigError, DataError
 from asyncdgl.observer import NullObserver, Observer
 from asyncdgl.plan.machine import available_cores
-from asyncdgl.rundir.checkpoint import newest_checkpoint
+from asyncdgl.rundir.checkpoint import newest_checkpoint, remove_checkpoints_after
 from asyncdgl.rundir.environment import describe_environment, environment_differences
 from asyncdgl.rundir.reader import Run, read_run
 from asyncdgl.rundir.records import EvaluationLine
@@ -24,22 +25,26 @@ class ResumeSession(Session):
     Args:
         left: what it has left.
         supervisor: may end it.
+        epochs: of each stage, from now on; None for as many as it has.
 
     Raises:
-        ConfigError: there is nothing that could be gone on with.
+        ConfigError: there is nothing that could be gone on with, or not for so many epochs.
     """
 
-    def __init__(self, left: Run, supervisor: Supervisor | None = None) -> None:
+    def __init__(self, left: Run, supervisor: Supervisor | None = None, epochs: int | None = None) -> None:
         if left.summary is not None and left.summary.status == "completed":
-            raise ConfigError(f"{left.path}: the run is complete, there is nothing to go on with")
+            more = "; its checkpoints are gone, so more epochs need a new run" if epochs is not None else ""
+            raise ConfigError(f"{left.path}: the run is complete, there is nothing to go on with{more}")
+        self._goal = with_epochs(left, epochs)
+        self._is_raised = self._goal.epochs > left.config.epochs
         self._left = left
-        super().__init__(left.config, None, supervisor)
+        super().__init__(self._goal, None, supervisor)
 
     def _planned(self) -> ResolvedConfig:
-        return self._left.config
+        return self._goal
 
     def _resolved(self, observer: Observer) -> ResolvedConfig:
-        return self._left.config
+        return self._goal
 
     def prepare(self, observer: Observer | None = None) -> None:
         """See ``Session``; finds the newest checkpoint that can be used.
@@ -61,8 +66,21 @@ class ResumeSession(Session):
             from asyncdgl.engine.restart import go_back
 
             go_back(self._writer, self._restart)
+            self._raise()
         elif self._past is None:
-            self._writer.cut(self._left, 0, 0)
+            self._cut(0, 0)
+
+    def _cut(self, passes: int, lines: int) -> None:
+        """Keep these first passes and lines of metrics."""
+        if self._is_raised:
+            remove_checkpoints_after(self._writer.path, passes)
+        self._writer.cut(self._left, passes, lines)
+        self._raise()
+
+    def _raise(self) -> None:
+        """Last: who is killed before it goes on with the run as it was."""
+        if self._is_raised:
+            self._writer.write_config(self._goal)
 
     def _find_past(self, observer: Observer) -> None:
         writer = self._writer
@@ -80,7 +98,8 @@ class ResumeSession(Session):
     def _find_restart(self, observer: Observer) -> None:
         from asyncdgl.engine.restart import find_restart
 
-        restart, problems = find_restart(self._left)
+        same_bits = self._is_raised and self.config.algorithm == "sync-dgl"
+        restart, problems = find_restart(self._left, only_trained if same_bits else lambda kept, stage: True)
         unusable = [said for j, said in problems.items() if restart.stages[j].kept is None]
         self._refuse([text for said in unusable for text in said])
         for text in (text for said in problems.values() for text in said):
@@ -103,13 +122,16 @@ class ResumeSession(Session):
     def _find_checkpoint(self, observer: Observer) -> None:
         from asyncdgl.engine.past import Past
 
-        left, writer = self._left, self._writer
-        kept, problems = newest_checkpoint(left)
+        left = self._left
+        kept, problems = newest_checkpoint(left, lambda c: not self._is_raised or is_before_the_end(left, c))
         self._refuse(problems if kept is None else [])
         for problem in problems:
             observer.noticed(f"going on: {problem}")
         if kept is None:
-            observer.noticed("going on: there is no checkpoint yet, so the same passes are made from the first one")
+            from_when = " from before a stage's last epoch" if self._is_raised else " yet"
+            observer.noticed(
+                f"going on: there is no checkpoint{from_when}, so the same passes are made from the first one"
+            )
             return
         position = kept.position
         observer.noticed(f"going on after {position.passes} passes")
@@ -119,7 +141,7 @@ class ResumeSession(Session):
             left.records[: position.passes],
             [line for line in left.lines[: position.metrics_lines] if isinstance(line, EvaluationLine)],
             timed=self.config.runtime == "virtual",
-            on_over=lambda: writer.cut(left, position.passes, position.metrics_lines),
+            on_over=lambda: self._cut(position.passes, position.metrics_lines),
         )
 
     def _conclude(self, error: BaseException | None) -> None:

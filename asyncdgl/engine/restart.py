@@ -7,7 +7,7 @@ newest step of which each has a checkpoint, and make the same passes again (rule
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from asyncdgl.engine.history import MOST_DEATHS
@@ -144,10 +144,17 @@ def plan_restart(run: Run, kept: Mapping[int, Sequence[Checkpoint]]) -> Restart:
     return Restart(stages, records, lines, elapsed_s, faults)
 
 
-def find_restart(left: Run) -> tuple[Restart, dict[int, list[str]]]:
-    """Where a run goes on, by what its directory holds; and what is wrong with checkpoints there, by stage."""
+def find_restart(
+    left: Run, fits: Callable[[Checkpoint, int], bool] = lambda kept, stage: True
+) -> tuple[Restart, dict[int, list[str]]]:
+    """Where a run goes on, by what its directory holds; and what is wrong with checkpoints there, by stage.
+
+    Args:
+        left: what the run has left.
+        fits: whether a stage's checkpoint that is whole is wanted.
+    """
     found = {j: stage_checkpoints(left, j) for j in range(1, left.config.stages + 1)}
-    restart = plan_restart(left, {j: kept for j, (kept, _) in found.items()})
+    restart = plan_restart(left, {j: [c for c in kept if fits(c, j)] for j, (kept, _) in found.items()})
     return restart, {j: said for j, (_, said) in found.items() if said}
 
 
@@ -155,7 +162,7 @@ def go_back(writer: RunWriter, restart: Restart) -> None:
     """What the run does not go on from is no more in its directory."""
     writer.keep_only(restart.records, restart.lines)
     for j, stage in restart.stages.items():
-        remove_checkpoints_after(writer.path, j, stage.kept.of(j).step if stage.kept is not None else 0)
+        remove_checkpoints_after(writer.path, stage.kept.of(j).step if stage.kept is not None else 0, j)
 
 
 def with_death(faults: Sequence[Fault], process: str | None, at_s: float) -> list[Fault]:

@@ -56,7 +56,7 @@ class StagePosition(_Record):
 class Position(_Record):
     """Where a run stood."""
 
-    config_sha256: str = Field(description="of config.yaml")
+    config_sha256: str = Field(description="of config.yaml, but for the epochs")
     passes: Count = Field(description="made by all stages together: lines of trace.jsonl")
     metrics_lines: Count = Field(description="lines of metrics.jsonl")
     elapsed_s: float = Field(ge=0, description="since training began, in the run's unit of time")
@@ -112,8 +112,9 @@ def published(stage: int, epoch: int) -> str:
 
 
 def config_sha256(folder: Path) -> str:
-    """Of the run's config.yaml: a checkpoint belongs to one configuration."""
-    return hashlib.sha256((folder / CONFIG).read_bytes()).hexdigest()
+    """Of the run's config.yaml, but for the epochs, which may be raised: a checkpoint belongs to one configuration."""
+    lines = (folder / CONFIG).read_bytes().splitlines(keepends=True)
+    return hashlib.sha256(b"".join(line for line in lines if not line.startswith(b"epochs:"))).hexdigest()
 
 
 class Keep(Protocol):
@@ -212,8 +213,14 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, stage: int | None = No
         older.unlink(missing_ok=True)
 
 
-def remove_checkpoints_after(folder: Path, stage: int, step: int) -> None:
-    """The run goes on from an earlier one of the stage's checkpoints, or from its first pass."""
+def remove_checkpoints_after(folder: Path, step: int, stage: int | None = None) -> None:
+    """The run goes on from an earlier checkpoint, where each stage has its own of the stage's, or from the first pass.
+
+    Args:
+        folder: the run directory.
+        step: number of the checkpoint.
+        stage: whose they are.
+    """
     for path in _newest_first(_place(folder, stage)):
         if not path.stem.isdecimal() or int(path.stem) > step:
             path.unlink(missing_ok=True)
@@ -232,8 +239,14 @@ def _newest_first(place: Path) -> list[Path]:
     return sorted(place.glob("*.safetensors"), reverse=True)
 
 
-def newest_checkpoint(run: Run) -> tuple[Checkpoint | None, list[str]]:
+def newest_checkpoint(
+    run: Run, fits: Callable[[Checkpoint], bool] = lambda kept: True
+) -> tuple[Checkpoint | None, list[str]]:
     """The newest checkpoint of a run in one process that can be used.
+
+    Args:
+        run: what it has left.
+        fits: whether one that is whole is wanted.
 
     Returns:
         The checkpoint, or None where there is none; and what is wrong with each newer one, a sentence each.
@@ -247,7 +260,8 @@ def newest_checkpoint(run: Run) -> tuple[Checkpoint | None, list[str]]:
         except DataError as error:
             problems.append(str(error))
         else:
-            return kept, problems
+            if fits(kept):
+                return kept, problems
     return None, problems
 
 

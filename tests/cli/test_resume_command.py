@@ -151,3 +151,14 @@ def test_without_a_checkpoint_the_run_begins_anew(whole, left) -> None:
 def test_what_is_no_run_is_refused(tmp_path) -> None:
     done = asyncdgl(tmp_path, "resume", "nothing")
     assert (done.returncode, "is no run directory" in done.stderr) == (2, True)
+
+
+def test_more_epochs(left) -> None:
+    done = asyncdgl(left.parent, "resume", "run", "--epochs", "6")
+    assert (done.returncode, done.stderr) == (2, "Error: --epochs can only be raised: the run has 12, got 6\n")
+    done = asyncdgl(left.parent, "resume", "run", "--epochs", "14")
+    assert done.returncode == 0, done.stderr
+    asked = [*RUN[: RUN.index("--epochs")], "--epochs", "14"]
+    assert asyncdgl(left.parent, *asked, "--out", "from-the-start").returncode == 0
+    assert hashes(left) == hashes(left.parent / "from-the-start")
+    assert "bit-exact: 2 of 2 stages" in asyncdgl(left.parent, "replay", "run").stdout

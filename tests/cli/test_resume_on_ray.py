@@ -133,3 +133,21 @@ def test_a_stopped_run_loses_nothing_and_damage_is_passed_over(tmp_path) -> None
     done = asyncdgl(tmp_path, "resume", "whole")
     assert (done.returncode, "can't be gone on with, and is left as it is" in done.stderr) == (2, True)
     assert (tmp_path / "whole" / "trace.jsonl").read_bytes() == before
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("algorithm", ["sync-dgl", "async-dgl"])
+def test_more_epochs(tmp_path, algorithm) -> None:
+    """Stopped when the first stage is in its last epoch, or beyond."""
+    asked = ("--algorithm", algorithm, *(("--delay-profile", "slow_stage3") if algorithm == "async-dgl" else ()))
+    command = ("run", "--stages", "3", "--width", "4", "--epochs", "3", "--set", "checkpoint.every=7", *asked)
+    assert stopped(tmp_path, (*command, "--out", "run"), signal.SIGTERM, 350)[0] == 143
+    done = asyncdgl(tmp_path, "resume", "run", "--epochs", "4")
+    assert done.returncode == 0, done.stderr
+    assert {stage["epochs"] for stage in summary(tmp_path / "run")["stages"]} == {4}
+    assert "bit-exact: 3 of 3 stages" in asyncdgl(tmp_path, "replay", "run").stdout
+    check_books(tmp_path / "run")
+    if algorithm == "sync-dgl":
+        in_sim = ("run", "--runtime", "sim", "--stages", "3", "--width", "4", "--epochs", "4", *asked)
+        assert asyncdgl(tmp_path, *in_sim, "--out", "sim").returncode == 0
+        assert hashes(tmp_path / "run") == hashes(tmp_path / "sim")

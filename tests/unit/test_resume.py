@@ -247,3 +247,71 @@ def test_an_own_network_goes_on_where_it_is_handed_over_again(tmp_path) -> None:
         asyncdgl.resume(tmp_path / "run")
     run = asyncdgl.resume(tmp_path / "run", net=net())
     assert did(run.path) == did(once.path)
+
+
+# --- More epochs ------------------------------------------------------------------------------------------------------
+
+
+def raised(name: str, epochs: int) -> dict[str, Any]:
+    return {**settings(name), "epochs": epochs}
+
+
+@pytest.fixture(scope="module")
+def whole_of_four(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
+    """Runs that were asked for four epochs from the start."""
+    folder = tmp_path_factory.mktemp("four")
+
+    @functools.cache
+    def make(name: str) -> dict[str, Any]:
+        return did(asyncdgl.run(raised(name, 4), out=folder / name).path)
+
+    return make
+
+
+@pytest.mark.parametrize("name", ["sim-async", "sim-sync", "sim-backprop", "virtual-profile", "virtual-free"])
+@pytest.mark.parametrize("share", [0.3, 0.97])
+def test_epochs_are_raised_as_if_they_had_been_asked_for(tmp_path, whole, whole_of_four, name, share) -> None:
+    """A stop near the end comes after the faster stages have done their quota: what they did since is made anew."""
+    stop = int(share * len(whole(name)["trace"]))
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        asyncdgl.run(settings(name), checkpoint={"every": 5}, out=out, observer=StopAt(stop))
+    with pytest.raises(KeyboardInterrupt):  # and is stopped again, soon after the configuration was raised
+        asyncdgl.resume(out, epochs=4, observer=StopAt(3))
+    assert asyncdgl.load_run(out).config.epochs == 4
+    run = asyncdgl.resume(out)
+    assert run.config.epochs == 4
+    assert did(out) == whole_of_four(name)
+
+
+def test_who_is_stopped_before_all_is_repeated_has_its_old_epochs(tmp_path, whole) -> None:
+    out, _ = kept_by(tmp_path)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    session = ResumeSession(asyncdgl.load_run(out), StopWhileRepeating(), epochs=4)
+    session.prepare()
+    with pytest.raises(Interrupted):
+        session.execute(NullObserver())
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    asyncdgl.resume(out)
+    assert did(out) == whole("sim-async")
+
+
+def test_epochs_that_cannot_be_raised_are_refused(tmp_path) -> None:
+    out, _ = kept_by(tmp_path)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with pytest.raises(ConfigError, match="can only be raised: the run has 2, got 1"):
+        asyncdgl.resume(out, epochs=1)
+    with pytest.raises(ConfigError, match="epochs"):
+        asyncdgl.resume(out, epochs=10**7)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    asyncdgl.resume(out, epochs=2)
+    with pytest.raises(ConfigError, match=r"complete, .* checkpoints are gone, so more epochs need a new run"):
+        asyncdgl.resume(out, epochs=4)
+
+
+def test_a_schedule_that_spreads_over_all_epochs_cannot_be_raised(tmp_path) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        asyncdgl.run(settings("sim-async"), optim={"schedule": "cosine"}, out=out, observer=StopAt(40))
+    with pytest.raises(ConfigError, match=r"optim\.schedule cosine spreads over all epochs"):
+        asyncdgl.resume(out, epochs=4)
