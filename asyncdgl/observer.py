@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from asyncdgl.rundir.records import EpochLine, EvaluationLine
+    from asyncdgl.rundir.records import EpochLine, EvaluationLine, Fault
     from asyncdgl.rundir.trace import PassRecord
 
 
@@ -30,6 +30,9 @@ class Observer(Protocol):
     def evaluated(self, line: EvaluationLine) -> None:
         """The test set was used, and the validation set where there is one."""
 
+    def faulted(self, faults: Sequence[Fault]) -> None:
+        """A process of the run has died, or another has taken its place: all faults until now."""
+
     def noticed(self, message: str) -> None:
         """Something that a person would want to know while waiting."""
 
@@ -50,6 +53,9 @@ class NullObserver:
         """See ``Observer``."""
 
     def evaluated(self, line: EvaluationLine) -> None:
+        """See ``Observer``."""
+
+    def faulted(self, faults: Sequence[Fault]) -> None:
         """See ``Observer``."""
 
     def noticed(self, message: str) -> None:
@@ -106,6 +112,11 @@ class Several:
         for observer in self._observers:
             observer.evaluated(line)
 
+    def faulted(self, faults: Sequence[Fault]) -> None:
+        """See ``Observer``."""
+        for observer in self._observers:
+            observer.faulted(faults)
+
     def noticed(self, message: str) -> None:
         """See ``Observer``."""
         for observer in self._observers:
@@ -123,6 +134,7 @@ class Recorder:
         trace: the passes, in the order in which they were told.
         epochs, evaluations: lines of metrics.jsonl.
         progress: stage and how far it had come, each time.
+        faults: processes that died.
         notices: messages.
     """
 
@@ -133,6 +145,7 @@ class Recorder:
         self.epochs: list[EpochLine] = []
         self.evaluations: list[EvaluationLine] = []
         self.progress: list[tuple[int, Progress]] = []
+        self.faults: list[Fault] = []
         self.notices: list[str] = []
 
     def began(self, path: Path) -> None:
@@ -155,6 +168,10 @@ class Recorder:
     def evaluated(self, line: EvaluationLine) -> None:
         """See ``Observer``."""
         self.evaluations.append(line)
+
+    def faulted(self, faults: Sequence[Fault]) -> None:
+        """See ``Observer``."""
+        self.faults = list(faults)
 
     def noticed(self, message: str) -> None:
         """See ``Observer``."""

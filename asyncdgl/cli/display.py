@@ -15,7 +15,7 @@ from rich.table import Table
 from asyncdgl.cli.tables import MOST_ROWS, Column, console, fitted, number
 from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.observer import Progress
-from asyncdgl.rundir.records import EpochLine, EvaluationLine
+from asyncdgl.rundir.records import EpochLine, EvaluationLine, Fault
 from asyncdgl.rundir.trace import TRAIN, PassRecord
 
 RECENT_PASSES = 200
@@ -33,6 +33,7 @@ class RunDisplay:
         self._console = console()
         self._live: Live | None = None
         self._notice = ""
+        self._faults: list[Fault] = []
         self._began = time.monotonic()
         self._progress: dict[int, Progress] = {}
         self._evaluation: EvaluationLine | None = None
@@ -105,6 +106,10 @@ class RunDisplay:
             which = f"test accuracy of heads 1 to {len(line.test_accuracy)}"
             self.say(f"{stage}epoch {line.epoch:3d}  {which}: {heads}{held_out}")
 
+    def faulted(self, faults: Sequence[Fault]) -> None:
+        """See ``Observer``."""
+        self._faults = list(faults)
+
     def noticed(self, message: str) -> None:
         """See ``Observer``. What happens while stages train stays on the screen: it is nothing of every day."""
         self._notice = message
@@ -149,6 +154,9 @@ class RunDisplay:
             column("", 10, [self._state(p) for _, p in stages]),
         ]
         title = f"{self._config.name}: {self._notice}, {elapsed:.0f} s"
+        if self._faults:
+            many = f"{len(self._faults)} faults, the last: " if len(self._faults) > 1 else ""
+            title += f"\n{many}{described(self._faults[-1])}"
         if not stages:
             return Table(title=title, title_justify="left", box=None)
         return fitted(self._console, columns, title, names_dropped=False)
@@ -158,6 +166,16 @@ class RunDisplay:
 
     def _state(self, progress: Progress) -> str:
         return "stopped" if progress.stopped else "forwards only" if progress.epoch >= self._config.epochs else ""
+
+
+def described(fault: Fault) -> str:
+    """A fault, in a line."""
+    text = f"{fault.process} died at {fault.at_s:.1f} s"
+    if fault.again_s is not None:
+        text += f", works again since {fault.again_s:.1f} s"
+    if fault.passes_again:
+        text += f", {fault.passes_again} passes again"
+    return text + (f", {fault.lost_passes} passes lost" if fault.lost_passes else "")
 
 
 def _mean(values: list[float]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from asyncdgl.errors import StageFailed
 from asyncdgl.rundir.checkpoint import Checkpoint
@@ -17,26 +17,33 @@ MOST_DEATHS = 3
 class Faults:
     """The processes of a run that died.
 
+    Args:
+        on_change: told all of them, each time that there is news.
+
     Attributes:
         all: in the order in which it was noticed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_change: Callable[[Sequence[Fault]], None] = lambda faults: None) -> None:
         self.all: list[Fault] = []
+        self._on_change = on_change
 
     def died(self, process: str, at_s: float) -> None:
         """It was noticed that a process has died, so many seconds since training began."""
         self.all.append(Fault(process=process, at_s=at_s))
+        self._on_change(self.all)
 
     def gone_on(self, process: str, at_s: float, again: int, lost: int) -> None:
         """All processes have ended, and the run goes on: a stage makes passes again, or without them."""
         self.all.append(Fault(process=process, at_s=at_s, passes_again=again, lost_passes=lost))
+        self._on_change(self.all)
 
     def all_work_again(self, at_s: float) -> None:
         """All processes have begun."""
         for place, fault in enumerate(self.all):
             if fault.again_s is None:
                 self.all[place] = Fault(**{**fault.model_dump(), "again_s": at_s})
+        self._on_change(self.all)
 
     def works_again(self, process: str, at_s: float, passes_again: int = 0) -> None:
         """Another one has taken its place.
@@ -49,6 +56,7 @@ class Faults:
         for place, fault in reversed(list(enumerate(self.all))):
             if fault.process == process and fault.again_s is None:
                 self.all[place] = Fault(process=process, at_s=fault.at_s, again_s=at_s, passes_again=passes_again)
+                self._on_change(self.all)
                 return
 
 

@@ -19,7 +19,7 @@ from asyncdgl.learn.learner import NoArithmetic, State
 from asyncdgl.observer import Observer, Progress
 from asyncdgl.rundir import checkpoint as names
 from asyncdgl.rundir.checkpoint import Checkpoint
-from asyncdgl.rundir.records import EpochLine, EvaluationLine
+from asyncdgl.rundir.records import EpochLine, EvaluationLine, Fault
 from asyncdgl.rundir.trace import PassRecord
 
 
@@ -198,6 +198,10 @@ class Resumed:
     def evaluated(self, line: EvaluationLine) -> None:
         """See ``Observer``."""
         self._observer.evaluated(line)
+
+    def faulted(self, faults: Sequence[Fault]) -> None:
+        """See ``Observer``."""
+        self._observer.faulted(faults)
 
     def noticed(self, message: str) -> None:
         """See ``Observer``."""

@@ -80,7 +80,7 @@ class Reports:
     ) -> None:
         self._observer, self._keep, self._counts = observer, keep, counts
         self._numbers = range(1, config.stages + 1)
-        self.faults = Faults()
+        self.faults = Faults(observer.faulted)
         self.histories = {j: History(j, self.faults) for j in self._numbers}
         # No evaluation uses initial weights: it is due when every stage has completed an epoch, and published it.
         self.evaluations: Evaluations[Any] = Evaluations([None] * config.stages, config.epochs, config.evaluation.every)

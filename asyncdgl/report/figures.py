@@ -11,6 +11,7 @@ import numpy as np
 from asyncdgl.report.style import COLUMN, line_style, new_figure, our_style, save, spans_a_decade
 from asyncdgl.rundir.measures import train_seconds
 from asyncdgl.rundir.reader import Run
+from asyncdgl.rundir.records import Fault
 from asyncdgl.rundir.trace import (
     FORWARD,
     TRAIN,
@@ -40,6 +41,7 @@ WAITING = dict(
         strict=True,
     )
 )
+DEAD = "#AA0000"
 BOXES: dict[str, Any] = {
     "medianprops": {"color": "#D55E00", "linewidth": 1.6},
     "meanprops": {"marker": "^", "markerfacecolor": "#0072B2", "markeredgecolor": "#0072B2", "markersize": 4},
@@ -122,8 +124,10 @@ def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[f
 def draw_timeline(run: Run) -> Figure:
     """Who computed, who waited and why: shares of the whole run, and each pass in a short window of it."""
     stages = {j: run.passes[j] for j in _shown(list(run.passes))}
-    figure = new_figure(COLUMN, 1.9 + 0.3 * len(stages))
-    above, below = figure.subplots(2, 1)
+    died = _deaths(run)
+    rows = [len(stages), *([len(died)] if died else []), len(stages)]
+    figure = new_figure(COLUMN, 1.9 + 0.3 * len(stages) + (0.55 + 0.17 * len(died) if died else 0))
+    above, *middle, below = figure.subplots(len(rows), 1, height_ratios=[n + 0.6 for n in rows])
     total = train_seconds(run.records) or 1.0
     used: dict[str, str] = {}
     for j, passes in stages.items():
@@ -138,9 +142,35 @@ def draw_timeline(run: Run) -> Figure:
         axes.invert_yaxis()
     above.set(xlim=(0, 1), xlabel=f"share of the training time (blank: {BLANK[run.config.runtime]})")
     below.set(xlim=(start, end), xlabel=f"{run.config.time_unit} since training began")
+    for axes in middle:
+        _draw_deaths(axes, died, total)
+        axes.set(xlabel=f"faults: {run.config.time_unit} since training began")
+        used[_DIED] = DEAD
     handles = [_patch(color, label) for label, color in used.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=2)
     return figure
+
+
+_DIED = "a process had died"
+
+
+def _deaths(run: Run) -> dict[str, list[Fault]]:
+    """The faults of each process: of the stages first, then as they came; of many processes, the first ones."""
+    faults = run.summary.faults if run.summary is not None else ()
+    names = sorted({f.process for f in faults}, key=lambda name: (not name.startswith("stage"), name))
+    return {name: [f for f in faults if f.process == name] for name in names[:MOST_STAGES]}
+
+
+def _draw_deaths(axes: Axes, died: dict[str, list[Fault]], total: float) -> None:
+    """Over the whole run, from each death until another process worked in the place of the dead one."""
+    for row, faults in enumerate(died.values()):
+        for fault in faults:
+            until = max(total, fault.at_s) if fault.again_s is None else fault.again_s
+            axes.barh(row, until - fault.at_s, left=fault.at_s, height=0.6, color=DEAD)
+        axes.plot([fault.at_s for fault in faults], [row] * len(faults), "x", color="black", markersize=3.5)
+    axes.set_yticks(range(len(died)), list(died))
+    axes.set_ylim(len(died) - 0.5, -0.5)
+    axes.set_xlim(0, max(total, *(max(f.at_s, f.again_s or 0.0) for faults in died.values() for f in faults)))
 
 
 def _patch(color: str, label: str) -> Any:

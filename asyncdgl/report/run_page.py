@@ -47,7 +47,8 @@ FIGURES = {
     "timeline": (
         "Timeline of the stages",
         "Above: share of the training time in which each stage computed, or waited and why. Below: each pass in a "
-        "short stretch of it; thin bars are waits, their order within a gap is not recorded.",
+        "short stretch of it; thin bars are waits, their order within a gap is not recorded. Between them, where "
+        "processes died: from the death (cross) until another one worked in its place.",
     ),
     "staleness": (
         "Staleness and reuse",

@@ -8,7 +8,7 @@ from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.report.document import Block, Column, Table, Text
 from asyncdgl.rundir.measures import train_seconds
 from asyncdgl.rundir.reader import Run
-from asyncdgl.rundir.records import BufferSummary, Distribution, Fault, StageSummary, Summary
+from asyncdgl.rundir.records import BufferSummary, Distribution, StageSummary, Summary
 from asyncdgl.rundir.summary import stages_of
 
 NOTHING = "-"
@@ -137,9 +137,14 @@ def fault_table(summary: Summary | None) -> list[Block]:
     """What died and came back."""
     if summary is None or not summary.faults:
         return []
-    keys = list(Fault.model_fields)
-    columns = [Column(key.replace("_", " "), words=True) for key in keys]
-    return [Table(columns, [[str(getattr(fault, key)) for key in keys] for fault in summary.faults])]
+    columns = [Column("process", words=True), Column("died at (s)"), Column("works again at (s)")]
+    columns += [Column("passes made again"), Column("passes lost")]
+    rows = [
+        [f.process, number(f.at_s, ".1f"), number(f.again_s, ".1f"), str(f.passes_again), str(f.lost_passes)]
+        for f in summary.faults
+    ]
+    note = "Times since training began. Passes made again come to the same bits; lost ones, no state rests on any more."
+    return [Table(columns, rows, note)]
 
 
 def stages_csv(run: Run) -> str:

@@ -28,6 +28,7 @@ from asyncdgl.rundir.records import (
     Environment,
     EpochLine,
     EvaluationLine,
+    Fault,
     Summary,
 )
 from asyncdgl.rundir.trace import PassRecord
@@ -190,6 +191,9 @@ class RunWriter:
     def evaluated(self, line: EvaluationLine) -> None:
         """See ``Observer``."""
         self._write_metric(line)
+
+    def faulted(self, faults: Sequence[Fault]) -> None:
+        """See ``Observer``: the summary says them."""
 
     def noticed(self, message: str) -> None:
         """See ``Observer``: nothing of it is kept."""

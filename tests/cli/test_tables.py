@@ -11,6 +11,7 @@ from asyncdgl.cli import tables
 from asyncdgl.cli.display import RunDisplay
 from asyncdgl.cli.tables import Column, fitted, show_summary
 from asyncdgl.observer import Progress
+from asyncdgl.rundir.records import Fault
 
 
 @pytest.fixture
@@ -98,3 +99,21 @@ def test_the_live_table_fits_and_shows_what_was_passed_over(
     assert "2.0" in row  # stage 1 had completed batches 2 and 3 since
     if width > 60:
         assert "50%" in row  # of batches 0 and 1 it trained on one
+
+
+def test_the_live_table_says_how_many_died_and_the_last_of_them(terminal, small_config, monkeypatch) -> None:
+    out, written = terminal(120)
+    monkeypatch.setattr("asyncdgl.cli.display.console", lambda: out)
+    display = RunDisplay(small_config())
+    display._live = object()  # as on a terminal
+    for stage in (1, 2, 3):
+        display.progressed(stage, Progress(1, 11, 0.5, 0.75, stopped=False))
+    out.print(display._table())
+    assert "died" not in written.getvalue()
+    faults = [Fault(process="buffer 1", at_s=1.0, again_s=2.0), Fault(process="stage 2", at_s=3.25)]
+    display.faulted(faults)
+    out.print(display._table())
+    assert "2 faults, the last: stage 2 died at 3.2 s" in " ".join(written.getvalue().split())
+    display.faulted([faults[0], Fault(process="stage 2", at_s=3.25, again_s=5.0, passes_again=7)])
+    out.print(display._table())
+    assert "stage 2 died at 3.2 s, works again since 5.0 s, 7 passes again" in " ".join(written.getvalue().split())

@@ -21,7 +21,7 @@ from asyncdgl.report.figures import (
 )
 from asyncdgl.report.style import COLUMN, line_style, our_style
 from asyncdgl.rundir.reader import Run, read_run
-from asyncdgl.rundir.records import EpochLine
+from asyncdgl.rundir.records import EpochLine, Fault
 from asyncdgl.rundir.trace import WAIT_REASONS, batches_unseen
 from asyncdgl.rundir.writer import RunWriter
 
@@ -239,6 +239,20 @@ def test_the_timeline_shows_shares_of_computing_and_of_every_wait(hand_made, rec
         *("an update", "a forward-only pass"),
         *(f"waits: {reason.replace('_', ' ')}" for reason in WAIT_REASONS),
     }
+
+
+def test_the_timeline_marks_what_died_until_it_worked_again(hand_made, record, summary_of) -> None:
+    run = hand_made([record(1, n, n + 1.0) for n in range(10)] + [record(2, n, n + 1.0) for n in range(10)])
+    buffer, first = Fault(process="buffer 1", at_s=1.0, again_s=2.5), Fault(process="stage 2", at_s=3.0, again_s=5.0)
+    run.summary = summary_of(faults=(buffer, first, Fault(process="stage 2", at_s=8.0)))
+    figure = draw_timeline(run)
+    _, faults, _ = figure.axes
+    assert [label.get_text() for label in faults.get_yticklabels()] == ["stage 2", "buffer 1"]
+    bars = [(bar.get_y() + bar.get_height() / 2, bar.get_x(), bar.get_x() + bar.get_width()) for bar in faults.patches]
+    assert bars == [(0.0, 3.0, 5.0), (0.0, 8.0, 10.0), (1.0, 1.0, 2.5)]  # the last one was never replaced
+    assert [list(line.get_xdata()) for line in faults.lines] == [[3.0, 8.0], [1.0]]
+    assert faults.get_xlabel() == "faults: seconds since training began"
+    assert "a process had died" in {text.get_text() for text in figure.legends[0].get_texts()}
 
 
 def test_every_reason_to_wait_has_a_color_of_its_own() -> None:

@@ -108,6 +108,19 @@ def undrawn(monkeypatch) -> None:
 # --- One run ----------------------------------------------------------------------------------------------------------
 
 
+def test_what_died_has_a_table(make_run, undrawn) -> None:
+    path = make_run()
+    page = report(path)
+    assert "Faults" not in page.text
+    summary = json.loads((path / "summary.json").read_text())
+    died = {"process": "stage 2", "at_s": 3.25, "again_s": 5.5, "passes_again": 7, "lost_passes": 0}
+    for_good = {"process": EVIL, "at_s": 8.0, "again_s": None, "passes_again": 0, "lost_passes": 2}
+    (path / "summary.json").write_text(json.dumps({**summary, "faults": [died, for_good]}))
+    page = report(path)
+    table = next(table for table in page.tables if "died at (s)" in table[0])
+    assert table[1:] == [["stage 2", "3.2", "5.5", "7", "0"], [EVIL, "8.0", "-", "0", "2"]]
+
+
 def test_the_numbers_are_those_of_the_summary(make_run, undrawn) -> None:
     path = make_run(delays={"profile": "slow_stage2"})
     page = report(path)
