@@ -132,7 +132,8 @@ def test_a_disk_that_is_full_at_the_start_leaves_nothing(small_disk) -> None:
 
 
 def removed(run: Path) -> None:
-    shutil.rmtree(run)
+    while run.exists():  # the run may just be writing there
+        shutil.rmtree(run, ignore_errors=True)
 
 
 def moved(run: Path) -> None:
