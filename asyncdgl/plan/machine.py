@@ -10,6 +10,7 @@ from typing import Literal
 from asyncdgl.config.model import RunConfig
 from asyncdgl.errors import ConfigError
 from asyncdgl.nets.shape import conv_shapes
+from asyncdgl.plan.limits import cores_allowed
 
 DEVICES = Path("/dev")
 
@@ -22,10 +23,10 @@ WORTH_BF16 = 30e6
 
 
 def available_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Cores that this process may use: those that it may run on, or fewer where its container has a quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    allowed = cores_allowed()
+    return cores if allowed is None else max(1, min(cores, int(allowed)))
 
 
 def wanted_address(configured: str | None) -> str | None:

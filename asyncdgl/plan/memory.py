@@ -10,6 +10,7 @@ from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.errors import ConfigError
 from asyncdgl.nets.outputs import block_outputs
 from asyncdgl.nets.shape import Shape
+from asyncdgl.plan.limits import memory_left
 from asyncdgl.rundir.checkpoint import KEPT
 
 SHARE_OF_MEMORY = 0.8
@@ -96,7 +97,7 @@ def buffer_bytes(config: ResolvedConfig, outputs: Sequence[Shape] | None = None)
 
 
 def usable_bytes(config: ResolvedConfig) -> int:
-    """Memory that the buffers may take: this machine's, or its GPU's where entries stay there."""
+    """Memory that the buffers may take: this machine's or container's, or its GPU's where entries stay there."""
     if config.device == "cuda" and config.runtime != "ray":
         import torch
 
@@ -104,7 +105,8 @@ def usable_bytes(config: ResolvedConfig) -> int:
         return int(free * SHARE_OF_MEMORY)
     import psutil
 
-    return int(psutil.virtual_memory().available * SHARE_OF_MEMORY)
+    available, left = psutil.virtual_memory().available, memory_left()
+    return int((available if left is None else min(available, left)) * SHARE_OF_MEMORY)
 
 
 def check_memory(config: ResolvedConfig, outputs: Sequence[Shape] | None = None) -> None:
