@@ -77,7 +77,8 @@ class Placement:
         bundles += [{"CPU": self.cpus(j) + SMALL_CPUS, "GPU": self.gpu} for j in self._numbers]
         spares = spare_cpus(self._config)
         bundles += [{"CPU": spares}] if spares else []
-        needs = f"{sum(round(self.cpus(j) + _BESIDE_A_STAGE) for j in self._numbers) + math.ceil(spares)} CPU"
+        threads = sum(round(self.cpus(j) + _BESIDE_A_STAGE) for j in self._numbers)
+        needs = f"{max(threads, math.ceil(round(sum(b['CPU'] for b in bundles), 4)))} CPU"
         needs += f" and {math.ceil(sum(b['GPU'] for b in bundles))} GPU" if self.gpu else ""
         bundles = [{k: amount for k, amount in bundle.items() if amount} for bundle in bundles]
         self._group = placement_group(bundles, strategy="PACK")

@@ -33,6 +33,7 @@ class RayProcesses:
         self._is_noticed = threading.Event()
         self._has_ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._found: dict[str, psutil.Process] = {}
         self.dead: str | None = None
 
     def __enter__(self) -> RayProcesses:
@@ -60,24 +61,23 @@ class RayProcesses:
             raise NeedsRestart(f"Ray's {self.dead} died")
 
     def _watch(self) -> None:
-        found: dict[str, psutil.Process] = {}
         is_last = False
         while self.dead is None and not is_last:
             is_last = self._has_ended.wait(LOOK_S)
-            if len(found) < len(NAMES):
-                self._find(found)
-            self.dead = next((name for name, process in found.items() if not _lives(process)), None)
+            if len(self._found) < len(NAMES):
+                self._find()
+            self.dead = next((name for name, process in self._found.items() if not _lives(process)), None)
         deadline = time.monotonic() + STUCK_S
         while self.dead is not None and not (self._is_noticed.is_set() or self._has_ended.wait(LOOK_S)):
             if time.monotonic() > deadline:
                 self._on_stuck(f"Ray's {self.dead} died, and Ray does not return from a call")
                 return
 
-    def _find(self, found: dict[str, psutil.Process]) -> None:
+    def _find(self) -> None:
         for child in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.Error):
                 if child.name() in NAMES:
-                    found[child.name()] = child
+                    self._found[child.name()] = child
 
 
 def _lives(process: psutil.Process) -> bool:

@@ -92,8 +92,7 @@ class RayRun:
         self._began_s = self._reports.end_s  # since training began, where the run goes on
         self.origin = restart.origin if restart is not None else None
         self._ahead_s: dict[int, float] = {}
-        # What each stage does for which answer. Taken in this order, though a small one is here before a large one.
-        self._asked: dict[int, deque[tuple[str, Any]]] = {j: deque() for j in self._numbers}
+        self._asked: dict[int, deque[tuple[str, Any]]] = {j: deque() for j in self._numbers}  # for what, in order
         self._outcome = Outcome({}, [], None, faults=self._reports.faults.all)
         new_spare, told = partial(self._place.new_spare, *self._common), (self._greeted, self._forget, observer.noticed)
         self._spares = Spares(config.ray, new_spare, self._reports.faults, self.now, *told)

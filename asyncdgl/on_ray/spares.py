@@ -121,13 +121,13 @@ class Spares:
             self._noticed(f"no {name}: its process died {MOST_DEATHS} times before it was ready ({first_line(error)})")
         self.fill()
 
-    def take(self, node: str | None) -> Any | None:
+    def take(self, node: str) -> Any | None:
         """One that has just said that it lives, or else one on its way, which is there sooner than a new process.
 
         A process that dies after this was the stage's: it may be the stage's next pass that kills it.
 
         Args:
-            node: the machine on which the stage's buffer is; entries would otherwise cross to another one for good.
+            node: the stage's machine, where its buffer is; on another one, all that it reads would cross for good.
 
         Returns:
             The actor, which is a spare no more; None where there is none.

@@ -135,7 +135,8 @@ def measured(run: Path, seconds: float) -> dict[str, Any]:
         for line in file:
             record = json.loads(line)
             ends[record["stage"]].append(record["end_s"])
-    faults = json.loads((run / "summary.json").read_text())["faults"]
+    summary = run / "summary.json"
+    faults = json.loads(summary.read_text())["faults"] if summary.exists() else []  # a run that hung has none
     hits = [fault["at_s"] for fault in faults if fault["at_s"] < seconds]
     minutes = seconds / 60
     result: dict[str, Any] = {

@@ -17,9 +17,9 @@ SCRIPT = Path(sys.executable).parent / "asyncdgl"
 SMALL = ("--stages", "3", "--width", "4", "--epochs", "4", "--set", "checkpoint.every=7")
 
 
-def actors(driver: psutil.Process, kind: str) -> list[psutil.Process]:
-    """In the order in which they began."""
-    found = [p for p in driver.children(recursive=True) if kind in " ".join(p.cmdline()[:1])]
+def processes(driver: psutil.Process, kind: str) -> list[psutil.Process]:
+    """Of an actor's class, or Ray's own of that name, in the order in which they began."""
+    found = [p for p in driver.children(recursive=True) if kind == p.name() or kind in " ".join(p.cmdline()[:1])]
     return sorted(found, key=lambda process: process.create_time())
 
 
@@ -33,7 +33,7 @@ def run_and_kill(folder: Path, passes: int, kinds: tuple[str, ...], *arguments: 
             assert process.poll() is None
             time.sleep(0.01)
         driver = psutil.Process(process.pid)
-        for victim in [actors(driver, kind)[0] for kind in kinds]:
+        for victim in [processes(driver, kind)[0] for kind in kinds]:
             os.kill(victim.pid, signal.SIGKILL)
         process.wait(timeout=120)
     return process.returncode, (folder / "said.txt").read_text()
@@ -61,5 +61,16 @@ def test_sync_dgl_comes_to_the_bits_of_sim_without_a_buffer_that_it_lost(tmp_pat
 def test_a_stage_that_dies_with_what_it_had_read_goes_on_as_another_incarnation(tmp_path) -> None:
     code, said = run_and_kill(tmp_path, 300, ("StageActor", "BufferActor"), "--set", "checkpoint.every=50")
     assert code == 0, said
+    replayed = subprocess.run([str(SCRIPT), "replay", "run"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "bit-exact: 3 of 3 stages" in replayed.stdout, replayed.stdout + replayed.stderr
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("name", ["gcs_server", "raylet"])
+def test_ray_itself_may_die(tmp_path, name) -> None:
+    """Another cluster is started in its place."""
+    code, said = run_and_kill(tmp_path, 300, (name,))
+    assert code == 0, said
+    assert f"Ray's {name} died: all processes begin anew, stage 1 from step" in said
     replayed = subprocess.run([str(SCRIPT), "replay", "run"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert "bit-exact: 3 of 3 stages" in replayed.stdout, replayed.stdout + replayed.stderr

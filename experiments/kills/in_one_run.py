@@ -1,0 +1,116 @@
+"""One run of two epochs whose stages get 25 SIGKILLs at seeded moments: are its bits those that it would have had?
+
+`sync-dgl` is compared with `sim` without any kill, stage by stage; each other run with its own replay.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+HERE = Path(__file__).parent
+SYNC = ["--algorithm", "sync-dgl"]
+CONFIGS: dict[str, list[str]] = {
+    "sync-dgl": SYNC,
+    "async-dgl": [],
+    "on_full: block": ["--set", "buffer.on_full=block", "--sampler", "fifo"],
+    "max_reuse": ["--max-reuse", "2", "--sampler", "uniform"],
+    "int8": ["--codec", "int8"],
+    "wan": ["--delay-profile", "wan"],
+}
+BASE = ["--stages", "4", "--width", "8", "--epochs", "2", "--batch-size", "8", "--set", "checkpoint.every=10"]
+PASSES = 4 * 2 * (1437 // 8)  # of all stages, at least
+SCRIPT = [sys.executable, "-m", "asyncdgl"]
+
+
+def stages_of(driver: psutil.Process) -> list[psutil.Process]:
+    """The living processes of its stages."""
+    found = []
+    for child in driver.children(recursive=True):
+        try:
+            if "StageActor" in " ".join(child.cmdline()[:1]) and child.status() != psutil.STATUS_ZOMBIE:
+                found.append(child)
+        except psutil.Error:
+            continue
+    return found
+
+
+def run_and_kill(arguments: list[str], out: Path, seed: int, kills: int) -> list[int]:
+    """A run whose stages are killed, each time once so many passes are in the trace; after how many each was."""
+    draws = random.Random(seed)
+    moments = sorted(draws.randrange(PASSES - PASSES // 10) for _ in range(kills))
+    killed: list[int] = []
+    log = out.with_suffix(".log").open("w")
+    command = [*SCRIPT, "run", *BASE, *arguments, "--out", str(out)]
+    process = subprocess.Popen(command, stdout=log, stderr=log)
+    driver, trace = psutil.Process(process.pid), out / "trace.jsonl"
+    last: set[int] = set()
+    while process.poll() is None:
+        made = trace.read_bytes().count(b"\n") if trace.exists() else 0
+        if made and len(killed) < kills and made >= moments[len(killed)]:
+            # Whoever took a dead one's place is not hit before it has come to work.
+            if victims := [p for p in stages_of(driver) if p.pid not in last and time.time() - p.create_time() > 6]:
+                victim = draws.choice(victims)
+                victim.send_signal(signal.SIGKILL)
+                last.add(victim.pid)
+                killed.append(made)
+        time.sleep(0.02)
+    log.close()
+    return killed
+
+
+def one(name: str, folder: Path, seed: int, kills: int) -> dict[str, Any]:
+    """One configuration."""
+    out, began = folder / "run", time.monotonic()
+    killed = run_and_kill(CONFIGS[name], out, seed, kills)
+    summary = json.loads((out / "summary.json").read_text())
+    result: dict[str, Any] = {"config": name, "seed": seed, "kills": len(killed), "seconds": time.monotonic() - began}
+    result["status"] = summary["status"]
+    result["deaths noticed"] = dict(Counter(fault["process"] for fault in summary["faults"]))
+    result["passes made again"] = sum(fault["passes_again"] for fault in summary["faults"])
+    result["passes lost"] = sum(fault["lost_passes"] for fault in summary["faults"])
+    replayed = subprocess.run([*SCRIPT, "replay", str(out)], capture_output=True, text=True, check=False)
+    result["replay"] = (replayed.stdout + replayed.stderr).strip().splitlines()[-1]
+    if CONFIGS[name] == SYNC:
+        of_sim = folder / "sim"
+        command = [*SCRIPT, "run", "--runtime", "sim", *BASE[:-2], *SYNC, "--out", str(of_sim)]
+        subprocess.run(command, check=True, capture_output=True)
+        hashes = [
+            [stage["state_sha256"] for stage in json.loads((run / "summary.json").read_text())["stages"]]
+            for run in (out, of_sim)
+        ]
+        result["stages equal to sim"] = sum(a == b for a, b in zip(*hashes, strict=True))
+    return result
+
+
+def main() -> None:
+    """Kill, show and keep."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=25)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", choices=list(CONFIGS), default=None)
+    arguments = parser.parse_args()
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    results = []
+    for name in CONFIGS if arguments.only is None else [arguments.only]:
+        with tempfile.TemporaryDirectory() as folder:
+            results.append(one(name, Path(folder), arguments.seed, arguments.kills))
+        print(json.dumps(results[-1]), flush=True)
+        (HERE / "results").mkdir(exist_ok=True)
+        (HERE / "results" / "in_one_run.json").write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
