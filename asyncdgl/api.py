@@ -95,7 +95,7 @@ def resume(
         KeyboardInterrupt: it was interrupted; it can be gone on with again.
     """
     observer = observer or NullObserver()
-    with _left(run_dir, given_parts(net, data)) as left:
+    with _left(run_dir, given_parts(net, data), to_go_on=True) as left:
         from asyncdgl.resume_session import ResumeSession
 
         session = ResumeSession(left, epochs=epochs)
@@ -285,8 +285,8 @@ def _tree(
 
 
 @contextlib.contextmanager
-def _left(run_dir: str | os.PathLike[str] | Run, given: Mapping[str, Any]) -> Iterator[Run]:
+def _left(run_dir: str | os.PathLike[str] | Run, given: Mapping[str, Any], to_go_on: bool = False) -> Iterator[Run]:
     """What a run left; within, the objects that were or are handed over have their name."""
-    left = run_dir if isinstance(run_dir, Run) else read_run(Path(run_dir))
+    left = run_dir if isinstance(run_dir, Run) else read_run(Path(run_dir), to_go_on=to_go_on)
     with handed_over({**left.given, **given}):
         yield left

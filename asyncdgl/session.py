@@ -90,10 +90,13 @@ class Session:
         address = wanted_address(self.config.ray.address) if self.config.runtime == "ray" else None
         if address is None:
             check_memory(self.config)
-            return
-        from asyncdgl.on_ray.cluster import check_address
+        if self.config.runtime == "ray":
+            from asyncdgl.on_ray.cluster import check_address, check_temporary_folder
 
-        check_address(address, self.config.ray.address)
+            if address is None:
+                check_temporary_folder()
+            else:
+                check_address(address, self.config.ray.address)
 
     def prepare(self, observer: Observer | None = None) -> None:
         """Read the data, and decide what was left open: nothing is made yet.

@@ -10,6 +10,7 @@ import sys
 import click
 
 from asyncdgl import __version__
+from asyncdgl.cli.streams import fill_closed_streams
 from asyncdgl.errors import AsyncDGLError, ConfigError, DataError
 
 WRONG_INPUT, FAILED = 2, 1
@@ -74,6 +75,7 @@ def main() -> None:
         from asyncdgl.cli.completion import teach_bash
 
         teach_bash()
+    fill_closed_streams()
     _find_modules_here()
     try:
         code = cli.main(standalone_mode=False)

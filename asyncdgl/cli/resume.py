@@ -22,7 +22,7 @@ def resume(run_dir: Path, epochs: int | None) -> int:
     With --epochs it makes more of them: with the same algorithms as if they had been asked for from the start. A
     complete run has let go of its checkpoints, and can't be given more.
     """
-    left = read_run(run_dir)
+    left = read_run(run_dir, to_go_on=True)
     from asyncdgl.cli.session import run_and_show
     from asyncdgl.resume_session import ResumeSession
 

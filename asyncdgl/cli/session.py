@@ -10,6 +10,7 @@ import click
 
 from asyncdgl.cli.display import RunDisplay
 from asyncdgl.cli.signals import EXIT_CODES, Signals, end_process
+from asyncdgl.cli.streams import make_streams_last
 from asyncdgl.cli.tables import show_summary
 from asyncdgl.errors import Interrupted, NotWritten, RunFailed
 from asyncdgl.observer import Notices
@@ -28,6 +29,7 @@ def run_and_show(begin: Callable[[Supervisor], Session]) -> int:
     Raises:
         ConfigError, DataError: the run can't begin; nothing is left of it.
     """
+    make_streams_last()
     session = begin(signals := Signals())
     signals.install()
     try:

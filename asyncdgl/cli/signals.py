@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first stops the run in order, within seconds; the second at once."""
+"""Ctrl-C, SIGTERM, and SIGHUP of a lost connection: the first stops in order, within seconds; the second at once."""
 
 from __future__ import annotations
 
@@ -26,6 +26,14 @@ ONE_SIGNAL_S = 0.3
 
 EXIT_CODES = {"interrupted": 130, "terminated": 143}
 """Of what a signal stopped, by status: as shells have it."""
+
+
+HANGUP = getattr(signal, "SIGHUP", None)
+STOPS = (signal.SIGINT, signal.SIGTERM, *([HANGUP] if HANGUP is not None else []))
+
+
+def _code(number: int) -> int:
+    return EXIT_CODES["interrupted" if number == signal.SIGINT else "terminated"]
 
 
 def _interrupted(number: int) -> Interrupted:
@@ -60,14 +68,15 @@ class Signals:
 
     def take(self) -> None:
         """Take the signals again: ``ray.init`` takes SIGTERM for itself, ``ray.shutdown`` gives it to the system."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._handle)
+        for number in STOPS:
+            if number != HANGUP or signal.getsignal(number) != signal.SIG_IGN:  # `nohup` means what it says
+                signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._first_at is not None:
             if time.monotonic() - self._first_at < ONE_SIGNAL_S:
                 return
-            os._exit(128 + number)  # the guardian ends a local cluster's processes
+            os._exit(_code(number))  # the guardian ends a local cluster's processes
         self._first_at = time.monotonic()
         if self._deferred:
             self._pending = number
@@ -86,10 +95,10 @@ class Signals:
                 if self._unhurried.is_set():
                     continue
                 try:
-                    self.emergency(128 + number)
+                    self.emergency(_code(number))
                 finally:
-                    os._exit(128 + number)
-        os._exit(128 + number)
+                    os._exit(_code(number))
+        os._exit(_code(number))
 
     @contextlib.contextmanager
     def unhurried(self) -> Iterator[None]:
@@ -128,7 +137,7 @@ class Signals:
 
 def _next_stop(heard: socket.socket) -> int:
     number = 0
-    while number not in (signal.SIGINT, signal.SIGTERM):
+    while number not in STOPS:
         number = heard.recv(1)[0]
     return number
 

@@ -33,6 +33,9 @@ SHARED_MEMORY = Path("/dev/shm")
 STORE_BYTES = 1_000_000_000
 """Ray's object store at most. It holds weights on their way to evaluation; entries lie in their buffers' memory."""
 
+LONGEST_SOCKET = 107
+"""Characters of a socket's name, on Linux."""
+
 LEAST_STORE_BYTES = 80_000_000
 """Ray takes no smaller one. Containers often have less shared memory: then it is on the disk, which is good enough."""
 
@@ -80,6 +83,21 @@ def check_address(address: str, configured: str | None) -> None:
         raise ConfigError(f"{name} {address}: nobody answers there ({reason}); {mend}") from None
     if len(frame) < 4 or frame[3] != _SETTINGS:
         raise ConfigError(f"{name} {address}: something answers there, but it is not a Ray head; {mend}")
+
+
+def check_temporary_folder() -> None:
+    """Ray's sockets lie in its temporary folder, and the system allows them only short names.
+
+    Raises:
+        ConfigError: the folder's name is too long.
+    """
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    most = LONGEST_SOCKET - len(f"/ray/session_2000-01-01_00-00-00_000000_{os.getpid()}/sockets/plasma_store")
+    if not folder.isascii() or len(folder) > most:
+        raise ConfigError(
+            f"TMPDIR {folder}: Ray needs a temporary folder whose name has at most {most} characters, all of them "
+            "ASCII; set TMPDIR=/tmp, for example"
+        )
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,7 @@ def save_arrays(path: Path, arrays: Arrays, about: Mapping[str, str]) -> None:
             save_file(named, part, {**about, SHA256: _sha256(about, named)})
         except SafetensorError as error:  # its word for a full disk
             raise OSError(f"{path} can't be written: {error}") from error
+        os.chmod(part, 0o666 & ~_umask())  # safetensors lets only the owner read it
         to_disk(part)
         part.replace(path)
         to_disk(path.parent)
@@ -65,6 +67,12 @@ def read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
         raise DataError(f"{path} is damaged, or no file of a run: {error}") from None
     return arrays, about
+
+
+def _umask() -> int:
+    before = os.umask(0o077)
+    os.umask(before)
+    return before
 
 
 def _sha256(about: Mapping[str, str], arrays: Arrays) -> str:

@@ -15,6 +15,7 @@ from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.config.yaml import load_yaml
 from asyncdgl.errors import ConfigError, DataError
 from asyncdgl.rundir.records import (
+    CHECKPOINTS,
     CONFIG,
     ENVIRONMENT,
     FIGURES,
@@ -161,12 +162,13 @@ class Picture:
         return self.path.read_bytes()
 
 
-def read_run(path: Path, given: Mapping[str, Any] = MappingProxyType({})) -> Run:
+def read_run(path: Path, given: Mapping[str, Any] = MappingProxyType({}), to_go_on: bool = False) -> Run:
     """Read a run directory; its trace is read when it is asked for.
 
     Args:
         path: the directory.
         given: parts of the run that were handed over as objects, by kind.
+        to_go_on: where there are checkpoints, a broken summary or environment is taken for none.
 
     Raises:
         DataError: the folder is no run directory, or a file in it is broken.
@@ -178,11 +180,12 @@ def read_run(path: Path, given: Mapping[str, Any] = MappingProxyType({})) -> Run
     except ConfigError as error:
         place = f"{path / CONFIG}: "
         raise DataError(place + "; ".join(error.problems).replace(f"config file {place}", "")) from None
+    to_go_on = to_go_on and (path / CHECKPOINTS).is_dir()  # a complete run must not begin anew
     run = Run(
         path=path,
         config=config,
-        environment=read_record(Environment, path / ENVIRONMENT) if (path / ENVIRONMENT).is_file() else None,
-        summary=read_record(Summary, path / SUMMARY) if (path / SUMMARY).is_file() else None,
+        environment=_read_if_there(Environment, path / ENVIRONMENT, to_go_on),
+        summary=_read_if_there(Summary, path / SUMMARY, to_go_on),
         lines=_read_metrics(path / METRICS) if (path / METRICS).is_file() else [],
         given=given,
     )
@@ -190,6 +193,15 @@ def read_run(path: Path, given: Mapping[str, Any] = MappingProxyType({})) -> Run
     if any(len(line.test_accuracy) != heads for line in run.evaluations):
         raise DataError(f"{path / METRICS}: an evaluation has not the accuracies of {heads} heads")
     return run
+
+
+def _read_if_there(record: type[Record], path: Path, may_be_broken: bool) -> Record | None:
+    try:
+        return read_record(record, path) if path.is_file() else None
+    except DataError:
+        if may_be_broken:
+            return None
+        raise
 
 
 def read_record(record: type[Record], path: Path) -> Record:
