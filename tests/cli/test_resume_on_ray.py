@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
+pytestmark = pytest.mark.timeout(600)  # several runs on Ray, each with processes that import torch
 SCRIPT = Path(sys.executable).parent / "asyncdgl"
 SMALL = ("--stages", "3", "--width", "4", "--epochs", "4", "--set", "checkpoint.every=7")
 SYNC = ("--algorithm", "sync-dgl")
@@ -22,7 +23,7 @@ SYNC = ("--algorithm", "sync-dgl")
 
 def asyncdgl(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [str(SCRIPT), *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=180, check=False)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=400, check=False)
 
 
 def stopped(folder: Path, command: Sequence[str], number: int, passes: int) -> tuple[int, str]:
