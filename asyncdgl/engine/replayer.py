@@ -74,6 +74,7 @@ class Replay:
         self._recorded = {j: recorded.get(j, []) for j in self._numbers}
         self._readers = Counter(_source(r) for r in run.records if r.stage > 1)
         self._entries: dict[PassName, Entry[Payload]] = {}  # made, and still to be read
+        self._given: Counter[tuple[int, PassName]] = Counter()  # how often, to which stage
         self._done = dict.fromkeys(self._numbers, 0)  # passes of the trace that were repeated
         # Where an incarnation began: its state is the one that the stage had there before.
         self._begins = {
@@ -144,9 +145,15 @@ class Replay:
         """What the pass read; what the trace says of it must be true of it."""
         source = _source(record)
         entry = self._entries[source]
+        self._given[record.stage, source] += 1
+        summary = self._run.summary
+        given = self._given[record.stage, source]  # what a process that died had read is not in every trace
+        if summary is None or summary.faults:
+            given = record.times_sampled or 0
         for what, is_so, said in (
             ("batch", entry.source.batch, record.batch),
             ("source_update", entry.source.update, record.source_update),
+            ("times_sampled", given, record.times_sampled),
         ):
             if is_so != said:
                 raise _differs(record, what, is_so, said)

@@ -319,6 +319,14 @@ def test_another_source_update_is_named(kind, index, original, mismatch) -> None
 
 
 @pytest.mark.parametrize(("kind", "index"), KINDS)
+def test_another_number_of_times_is_named(kind, index, original, mismatch) -> None:
+    record = chosen(original, 2, kind, index)
+    message = mismatch(with_pass(original, record, times_sampled=record.times_sampled + 1))
+    assert named(message) == (2, record.step)
+    assert f"times_sampled is {record.times_sampled}, but the trace says {record.times_sampled + 1}" in message
+
+
+@pytest.mark.parametrize(("kind", "index"), KINDS)
 def test_another_kind_is_named(kind, index, original, mismatch) -> None:
     for stage in (1, 2, 3) if kind == TRAIN else (1, 2):
         record = chosen(original, stage, kind, index)
