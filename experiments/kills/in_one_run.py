@@ -25,7 +25,7 @@ SYNC = ["--algorithm", "sync-dgl"]
 CONFIGS: dict[str, list[str]] = {
     "sync-dgl": SYNC,
     "async-dgl": [],
-    "on_full: block": ["--set", "buffer.on_full=block", "--sampler", "fifo"],
+    "on_full: block": ["--set", "buffer.on_full=block", "--sampler", "fifo", "--max-reuse", "3"],
     "max_reuse": ["--max-reuse", "2", "--sampler", "uniform"],
     "int8": ["--codec", "int8"],
     "wan": ["--delay-profile", "wan"],
@@ -56,16 +56,16 @@ def run_and_kill(arguments: list[str], out: Path, seed: int, kills: int) -> list
     command = [*SCRIPT, "run", *BASE, *arguments, "--out", str(out)]
     process = subprocess.Popen(command, stdout=log, stderr=log)
     driver, trace = psutil.Process(process.pid), out / "trace.jsonl"
-    last: set[int] = set()
+    before: Counter[bytes] = Counter()
     while process.poll() is None:
-        made = trace.read_bytes().count(b"\n") if trace.exists() else 0
-        if made and len(killed) < kills and made >= moments[len(killed)]:
-            # Whoever took a dead one's place is not hit before it has come to work.
-            if victims := [p for p in stages_of(driver) if p.pid not in last and time.time() - p.create_time() > 6]:
-                victim = draws.choice(victims)
-                victim.send_signal(signal.SIGKILL)
-                last.add(victim.pid)
-                killed.append(made)
+        lines = trace.read_bytes().splitlines() if trace.exists() else []
+        if len(killed) < kills and len(lines) >= max(1, moments[len(killed)]):
+            made = Counter(line.split(b",")[0] for line in lines)  # by stage
+            # Whoever took a dead one's place is not hit before it has come to work: three deaths at one pass end a run.
+            if len(made) == 4 and all(made[stage] > before[stage] for stage in made) and (victims := stages_of(driver)):
+                draws.choice(victims).send_signal(signal.SIGKILL)
+                before = made
+                killed.append(len(lines))
         time.sleep(0.02)
     log.close()
     return killed
@@ -75,9 +75,13 @@ def one(name: str, folder: Path, seed: int, kills: int) -> dict[str, Any]:
     """One configuration."""
     out, began = folder / "run", time.monotonic()
     killed = run_and_kill(CONFIGS[name], out, seed, kills)
+    said = out.with_suffix(".log").read_text()
+    if not (out / "summary.json").exists():
+        return {"config": name, "seed": seed, "kills": len(killed), "status": "no summary", "said": said}
     summary = json.loads((out / "summary.json").read_text())
     result: dict[str, Any] = {"config": name, "seed": seed, "kills": len(killed), "seconds": time.monotonic() - began}
     result["status"] = summary["status"]
+    result["said"] = [line for line in said.splitlines() if line.startswith("Error")]
     result["deaths noticed"] = dict(Counter(fault["process"] for fault in summary["faults"]))
     result["passes made again"] = sum(fault["passes_again"] for fault in summary["faults"])
     result["passes lost"] = sum(fault["lost_passes"] for fault in summary["faults"])
