@@ -112,7 +112,7 @@ def _profile(draw: random.Random, stages: int, may_drop: bool) -> dict[str, Any]
             link["loss"] = 0.2
         if draw.random() < 0.3:
             link["bandwidth"] = 16 / one
-        if may_drop and draw.random() < 0.3:
+        if may_drop and draw.random() < 0.3 and link.keys() & {"latency", "bandwidth"}:
             link["max_in_flight"] = draw.choice([1, 2, 4])
         profile["every_link"] = link
     return profile

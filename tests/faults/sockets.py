@@ -80,7 +80,7 @@ class Endpoint:
 
     def transmit(self, message: bytes, descriptors: Sequence[int]) -> None:
         peer, world = self.peer, self._sockets.world
-        if peer is None or not peer._open or not self._open:
+        if peer is None or not peer._open or not self._open or not self.owner.alive:
             raise BrokenPipeError
         arrives = self._last = max(world.now + world.latency(), self._last + 1e-9)
         world.post(None, arrives - world.now, peer._arrives, message, list(descriptors))

@@ -153,7 +153,7 @@ class Universe:
             if not (isinstance(error, Interrupted) or (NAMED.search(str(error)) and self._failed <= self._hit)):
                 self._end(f"{type(error).__name__}: {error}")
             else:
-                self.world.post(None, 0.1, self._resume)
+                self.world.post(self._driver, 0.1, self._resume)
         except Exception as error:
             where = traceback.extract_tb(error.__traceback__)[-1]
             self._end(f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})")
@@ -232,7 +232,7 @@ class Universe:
         """What was being written when the machine went down."""
         draw = self.world.random
         kept = sorted((self._folder / CHECKPOINTS / stage.replace(" ", "-")).glob("*.safetensors"))
-        if kept:
+        if len(kept) > 1:  # one is left that can be read
             content = bytearray(kept[-1].read_bytes())
             place = draw.randrange(len(content))
             if draw.random() < 0.5:
