@@ -58,9 +58,11 @@ class Inbox:
         if self.buffers_died >= 0:
             self._buffer.close()
         self._buffer = BufferClient(self._actor)
-        if self._buffer.begin_reading(self._taken) < self._made:
+        first, following = self._buffer.begin_reading(self._taken)
+        if following < self._made or first > self._taken:
+            made = max(following, self._made) - self._taken
             raise StageFailed(
-                f"stage {self._stage} made {self._made - self._taken} passes since its last checkpoint, and what they "
+                f"stage {self._stage} made {made} passes since its last checkpoint, and what they "
                 f"read was lost with the process of buffer {self._stage - 1}: they can't be made again"
             )
         self._memory = None if self._buffer.memory is None else MappedMemory(self._buffer.memory, writable=False)
