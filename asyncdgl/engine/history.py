@@ -60,6 +60,7 @@ class History:
         life: which of its processes is listened to, from 0.
         incarnation: see ``StagePasses``.
         read: steps of the producer whose entries it has used.
+        newest_read: the last of them, by the producer's incarnation.
         made: passes recorded.
         epochs: completed.
         kept: the newest checkpoint that counts; None where there is none yet.
@@ -72,6 +73,7 @@ class History:
         self.made = 0
         self.epochs = 0
         self.read: set[int] = set()
+        self.newest_read: dict[int, int] = {}
         self.kept: Checkpoint | None = None
         self._faults = faults
         self._since: deque[PassRecord] = deque()  # passes recorded since the checkpoint
@@ -103,8 +105,10 @@ class History:
             if record.step > self.made:
                 raise StageFailed(f"stage {self.stage}: step {record.step} came where step {self.made} was due")
             new.append(record)
-            if record.source_step is not None:
+            if record.source_step is not None and record.source_incarnation is not None:
                 self.read.add(record.source_step)
+                newest = self.newest_read.get(record.source_incarnation, -1)
+                self.newest_read[record.source_incarnation] = max(newest, record.source_step)
             self._since.append(record)
             self.made += 1
         return new

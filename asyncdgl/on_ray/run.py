@@ -7,6 +7,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +28,7 @@ from asyncdgl.on_ray.greeting import check_same, clock_ahead, dead_process, hell
 from asyncdgl.on_ray.pace import Caller, PaceActor
 from asyncdgl.on_ray.parts import Parts
 from asyncdgl.on_ray.placement import Placement
-from asyncdgl.on_ray.results import POLL_S, ProcessDied, left, result
+from asyncdgl.on_ray.results import POLL_S, ProcessDied, left, once_there, result
 from asyncdgl.on_ray.silence import Silence
 from asyncdgl.on_ray.stage import Arrays, Life, StageActor
 from asyncdgl.on_ray.watch import Watch
@@ -41,13 +42,11 @@ CHUNK_S = 0.5
 CHUNKS_AHEAD = 2
 """Chunks that a stage has been asked for: it goes on with the next while the driver reads the last."""
 
-START_LIMIT_S = 180.0
-COUNT_LIMIT_S = 0.4
+START_LIMIT_S, COUNT_LIMIT_S = 180.0, 0.4
 STOP_LIMIT_S = 1.2
 """How long an interrupted run waits for its stages' last words."""
 
-PACE = "the pace keeper"
-STARTING, BEGINNING, TRAINING, ENDING = "starting", "beginning", "training", "ending"
+PACE, STARTING, BEGINNING, TRAINING, ENDING = "the pace keeper", "starting", "beginning", "training", "ending"
 
 
 class Asked(NamedTuple):
@@ -132,7 +131,7 @@ class RayRun:
         history, upstream, downstream = self._reports.histories[j], self._buffers.get(j - 1), self._buffers.get(j)
         actor = self._place.actor(StageActor, j, self._place.cpus(j), self._place.gpu)
         every, most = checkpoint_every(self._config), self._most[j - 1]
-        life = Life(history.life, history.incarnation, history.kept, history.made, every, most)
+        life = Life(history.life, history.incarnation, history.kept, self._reports.made(j), every, most)
         return actor.remote(self._config, self._data, j, upstream, downstream, self._pace, self._given, life)
 
     def _new_evaluator(self) -> Any:
@@ -213,6 +212,7 @@ class RayRun:
             self._collect_evaluations(timeout=0)
             watch.look()
             silence.look({f"stage {j}": actor for j, actor in self._stages.items()})
+        self._reports.check_whole()
         self._count_buffers(self._config.ray.deaf_s)
         self._collect_evaluations(timeout=None)
         weights, epochs = [self._outcome.weights[j] for j in self._numbers], [self._config.epochs] * len(self._numbers)
@@ -324,12 +324,14 @@ class RayRun:
         deadline = time.monotonic() + limit_s
         for j, ref in calls.items():
             with contextlib.suppress(TimeoutError, StageFailed):
-                counts = self._get(ref, f"buffer {j}", ENDING, left(deadline))
+                get = partial(self._get, who=f"buffer {j}", doing=ENDING, timeout=left(deadline))
+                counts = once_there(ref, self._buffers[j].statistics.remote, get, deadline)
                 if (producer := self._outcome.ends.get(j)) is not None:
                     counts = books(counts, producer.passes, self._reports.histories[j + 1].read)
                 reader = self._outcome.ends.get(j + 1)
-                unused = max(0, counts["sampled"] - reader.passes) if reader is not None else 0
-                told[j] = BufferSummary(after_stage=j, **counts, fetched_unused=unused)
+                used = reader.passes if reader is not None else counts["sampled"]
+                counts["sampled"] = max(counts["sampled"], used)  # it may be there since its reader's last sampling
+                told[j] = BufferSummary(after_stage=j, **counts, fetched_unused=counts["sampled"] - used)
         self._outcome.buffers[:] = [told[j] for j in sorted(told)]
 
     def outcome(self) -> Outcome:
