@@ -69,12 +69,13 @@ def replayed(plan: Plan, passes: Mapping[int, Sequence[PassRecord]]) -> dict[int
     return ends
 
 
-def check_trace(plan: Plan, records: Sequence[PassRecord], keeps_reader: bool) -> dict[int, State]:
+def check_trace(plan: Plan, records: Sequence[PassRecord], died: Sequence[str], keeps_reader: bool) -> dict[int, State]:
     """The trace of a run that is complete.
 
     Args:
         plan: of the run.
         records: as they stand in the file.
+        died: names of what died.
         keeps_reader: whether nothing but stages, the pace keeper and the evaluator died.
     """
     names = Counter(r[:3] for r in records)
@@ -92,8 +93,11 @@ def check_trace(plan: Plan, records: Sequence[PassRecord], keeps_reader: bool) -
                 before = newest.get((r.incarnation, r.source_incarnation), -1)
                 demand((r.source_step or 0) >= before, f"{r[:3]}: reads step {r.source_step} after {before}")
                 newest[r.incarnation, r.source_incarnation] = r.source_step or 0
-            if plan.config.algorithm == "sync-dgl" and not plan.config.profile.link(j - 1).loss:
+            if plan.config.algorithm == "sync-dgl":
                 demand(r.source_step == r.step, f"{r[:3]}: reads step {r.source_step}")
+        # Who makes its passes again sends them again: a buffer that has died meanwhile does not know that it gave them.
+        if {f"stage {j - 1}", f"buffer {j - 1}"} <= {*died}:
+            continue
         for name, times in used.items():
             demand(len(set(times)) == len(times), f"stage {j}: {name} was given twice as the same use: {times}")
             demand(max(times) <= (buffer.max_reuse or max(times)), f"stage {j}: {name} was given {times}")
@@ -109,6 +113,7 @@ def check_end(
     outcome: Outcome,
     died: Sequence[str],
     resumed: int,
+    stopped: bool,
 ) -> None:
     """A run that is complete.
 
@@ -119,10 +124,11 @@ def check_end(
         outcome: what its last process handed back.
         died: names of what died.
         resumed: how often it was gone on with.
+        stopped: whether a process was, as by SIGSTOP.
     """
     config, numbers = plan.config, range(1, plan.config.stages + 1)
     keeps = not resumed and not any(name.startswith("buffer") for name in died)
-    states = check_trace(plan, records, keeps)
+    states = check_trace(plan, records, died, keeps)
     for j, state in states.items():
         demand(state.updates == config.epochs * plan.per_epoch, f"stage {j}: {state.updates} updates")
         demand(outcome.ends[j].state_sha256 == str(state), f"stage {j}: its state is not that of its replay")
@@ -135,7 +141,10 @@ def check_end(
     if not resumed:
         demand(len(found) == config.epochs, f"evaluations: {found}")
     demand(evaluated[-1].test_accuracy == tuple(states[j].accuracy for j in numbers), "the final evaluation")
-    demand([b.after_stage for b in outcome.buffers] == list(numbers[:-1]), "a buffer's books are missing")
+    silent = {int(name.split()[1]) for name in died if name.startswith("buffer")}  # at its end it may say nothing
+    if config.algorithm == "async-dgl" and not stopped:
+        silent.clear()
+    demand({b.after_stage for b in outcome.buffers} | silent >= {*numbers[:-1]}, "a buffer's books are missing")
     for b in outcome.buffers:
         demand(b.inserted == b.left + b.retired + b.overwritten_unused, f"the books of {b}")
         demand(b.sent == b.inserted + b.on_the_way + b.lost + b.dropped + b.lost_in_fault, f"the books of {b}")

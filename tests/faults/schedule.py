@@ -86,14 +86,15 @@ def _config(variant: int) -> ResolvedConfig:
         }
         if on_full == "overwrite" and draw.random() < 0.2:
             tree["buffer"]["max_age"] = draw.choice([3, 6])
-    profile = _profile(draw, stages, may_drop=tree["buffer"].get("on_full") == "overwrite")
+    may_drop = tree["buffer"].get("on_full") == "overwrite"
+    profile = _profile(draw, stages, tree.get("algorithm", "async-dgl"), may_drop)
     if tree["pace"] == "profile":
         profile["window"] = draw.choice([0.0, 1.0, 2.0, 4.0])
     tree["delays"] = {"profile": profile}
     return planned(parse_config(tree))
 
 
-def _profile(draw: random.Random, stages: int, may_drop: bool) -> dict[str, Any]:
+def _profile(draw: random.Random, stages: int, algorithm: str, may_drop: bool) -> dict[str, Any]:
     unit = draw.choice(["steps", "steps", "seconds"])
     one = 1.0 if unit == "steps" else 0.1
     profile: dict[str, Any] = {"unit": unit}
@@ -108,7 +109,7 @@ def _profile(draw: random.Random, stages: int, may_drop: bool) -> dict[str, Any]
         link: dict[str, Any] = {}
         if draw.random() < 0.6:
             link["latency"] = {"law": draw.choice(["constant", "uniform", "exponential"]), "mean": 2 * one}
-        if draw.random() < 0.3:
+        if draw.random() < 0.3 and algorithm == "async-dgl":
             link["loss"] = 0.2
         if draw.random() < 0.3:
             link["bandwidth"] = 16 / one

@@ -37,8 +37,8 @@ PATIENCE_S, MOST_STEPS = 150.0, 300_000
 """In which a run has to end after its last fault."""
 
 NAMED = re.compile(
-    r"its process died|was lost with the process of buffer|times at the same pass|the process of .* died|"
-    r"a process that it uses died|did not start within|no answer|died unexpectedly|is unavailable"
+    r"its process died|was lost with the process of|times at the same pass|the process of .* died|"
+    r"a process that it uses died|did not start within|no answer|died unexpectedly"
 )
 """What a run may say that ends before it is complete; it is gone on with then."""
 
@@ -93,7 +93,7 @@ class Universe:
         self._system = System(self.world, plan.through_ray)
         self._driver: Process | None = None
         self._writer: RunWriter | None = None
-        self._interrupts = self._disk_is_full = False
+        self._interrupts = self._disk_is_full = self._stopped = False
         self._hit = self._resumed = self._failed = 0
         self._died: list[str] = []
         self._last_fault_s = self.world.now
@@ -145,7 +145,7 @@ class Universe:
                 run.close()
                 writer.close()
             records, lines = list(read_trace(self._folder / TRACE)), _read_metrics(self._folder / METRICS)
-            check_end(self._plan, records, lines, run.outcome(), self._died, self._resumed)
+            check_end(self._plan, records, lines, run.outcome(), self._died, self._resumed, self._stopped)
             self.world.over = True
         except (StageFailed, Interrupted) as error:
             self.world.tell(f"the run ends: {type(error).__name__}: {error}")
@@ -197,6 +197,7 @@ class Universe:
             world.kill(victim)  # type: ignore[arg-type]
         elif fault.kind == STOP:
             self._died.append(fault.victim)  # it may be ended as deaf
+            self._stopped = True
             world.stop(victim, fault.length_s)  # type: ignore[arg-type]
         elif fault.kind == CUT:
             self._died.append(fault.victim)

@@ -97,7 +97,7 @@ class Actor:
         self.process: Process | None = None
         self._early: list[Call] = []
         self._calls: deque[Call] = deque()
-        self._unanswered: set[Call] = set()
+        self._unanswered: dict[Call, None] = {}  # in the order in which they came
         self._last: dict[int, float] = {}
         self._error: Exception | None = None
         self._is_cut_off = False
@@ -160,7 +160,7 @@ class Actor:
 
     def give_up(self) -> None:
         """Who waits for an answer of this process learns that there is none."""
-        for call in sorted([*self._unanswered, *self._early], key=lambda call: call.ref.owner.pid):
+        for call in [*self._unanswered, *self._early]:
             self._refuse(call)
         self._unanswered.clear()
         self._early.clear()
@@ -216,7 +216,7 @@ class Actor:
             self._refuse(call)
 
     def _receive(self, call: Call) -> None:
-        self._unanswered.add(call)
+        self._unanswered[call] = None
         self.ray.world.post(self.process, 0.0, self._take, call)
 
     def _take(self, call: Call) -> None:
@@ -236,7 +236,7 @@ class Actor:
 
     def _answer(self, call: Call, value: Any, error: Exception | None) -> None:
         if call in self._unanswered:
-            self._unanswered.discard(call)
+            del self._unanswered[call]
             world = self.ray.world
             world.post(None, 0.0002 + world.latency(), call.ref.settle, value, error)
 
