@@ -162,6 +162,7 @@ class Outbox:
 
     def reserve(self, name: PassName, wait: bool) -> bool:
         """See ``BufferActor.reserve``."""
+        self.send_on()  # or what waits here would keep the places that it waits for
         if not _again_where_lost(lambda: self._buffer.reserve(name, wait), self._connect):
             return False
         self._reserved.add(name)
@@ -184,6 +185,12 @@ class Outbox:
             # A block may give back what it got, which lies where the entry came from: others are written there.
             arrays = {name: array.copy() for name, array in entry.payload.items()}
             self._queue[-1] = Entry(entry.source, arrays, entry.nbytes), now, unit
+
+    def send_on(self) -> None:
+        """Send what had to wait, as far as calls were answered meanwhile."""
+        if self._queue:
+            self._settle()
+            _again_where_lost(self._send_queued, self._connect)
 
     def drop(self, name: PassName) -> None:
         """Tell the buffer of an entry that is not sent."""
