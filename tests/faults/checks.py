@@ -6,11 +6,14 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from faults.hashing import State, data
+from faults.schedule import Plan
+
+from asyncdgl.config.resolved import ResolvedConfig
+from asyncdgl.engine.build import make_clock
 from asyncdgl.rundir.outcome import Outcome
 from asyncdgl.rundir.records import EpochLine, EvaluationLine
 from asyncdgl.rundir.trace import TRAIN, PassRecord, by_stage
-from faults.hashing import State, data
-from faults.schedule import Plan
 
 
 class Broken(AssertionError):
@@ -22,6 +25,28 @@ def demand(holds: bool, what: object) -> None:
         raise Broken(what)
 
 
+def check_clock(config: ResolvedConfig, stage: int, step: int, v: float) -> None:
+    """A stage's clock is never behind what its passes took (rule 17)."""
+    clock, in_steps = make_clock(config, stage), config.profile.unit == "steps"
+    lengths = [clock.length(made) for made in range(step)]
+    least = sum(length.step + (length.pause if in_steps else 0.0) for length in lengths)
+    demand(v >= least - 1e-6, f"stage {stage}: its clock shows {v} after {step} passes that took {least}")
+
+
+def check_pace(actor: Any) -> None:
+    """Nobody waits who may go."""
+    for stage, (may_go, future) in actor._waiting.items():
+        demand(future.done() or not may_go(), f"the pace keeper: nobody wakes stage {stage}")
+
+
+def check_call(actor: Any, method: str, args: Sequence[Any]) -> None:
+    """What has to be so once a call was served."""
+    if method == "gone":
+        demand(actor._pace._moving.get(args[0].stage) is None, f"stage {args[0].stage} is gone, and holds others")
+    if method == "through_ray" and args[1] in ("insert", "places"):
+        demand(args[2][0] >= actor._producer, f"{args[1]} of life {args[2][0]} was taken after that of a later one")
+
+
 def check_buffer(name: str, actor: Any) -> None:
     """Rule 15 and the bounds of a buffer, and that nothing lies where something else may be written."""
     buffer, link = actor._buffer, actor._buffer._link
@@ -31,6 +56,7 @@ def check_buffer(name: str, actor: Any) -> None:
     demand(len(held) <= buffer._config.size, f"{name}: holds {len(held)}")
     if buffer._config.on_full == "block":
         demand(len(held) + on_the_way <= buffer._config.size, f"{name}: holds and awaits more than its size")
+    demand(buffer.sampled == actor._given.number, f"{name}: draws as if {buffer.sampled} samplings had been")
     free = actor._memory._free
     if free:
         places = {entry.payload.place for entry in buffer.readable}
@@ -85,6 +111,9 @@ def check_trace(plan: Plan, records: Sequence[PassRecord], died: Sequence[str], 
     for j, own in passes.items():
         if j == 1:
             continue
+        # Who makes its passes again sends them again: a buffer that has died meanwhile does not know that it gave them.
+        if {f"stage {j - 1}", f"buffer {j - 1}"} <= {*died}:
+            continue
         used: dict[tuple[Any, Any], list[int]] = defaultdict(list)
         newest: dict[tuple[Any, Any], int] = {}
         for r in own:
@@ -95,9 +124,6 @@ def check_trace(plan: Plan, records: Sequence[PassRecord], died: Sequence[str], 
                 newest[r.incarnation, r.source_incarnation] = r.source_step or 0
             if plan.config.algorithm == "sync-dgl":
                 demand(r.source_step == r.step, f"{r[:3]}: reads step {r.source_step}")
-        # Who makes its passes again sends them again: a buffer that has died meanwhile does not know that it gave them.
-        if {f"stage {j - 1}", f"buffer {j - 1}"} <= {*died}:
-            continue
         for name, times in used.items():
             demand(len(set(times)) == len(times), f"stage {j}: {name} was given twice as the same use: {times}")
             demand(max(times) <= (buffer.max_reuse or max(times)), f"stage {j}: {name} was given {times}")

@@ -75,12 +75,12 @@ class HashLearner:
         seed: of the run.
         stage: its number.
         per_epoch: updates of an epoch.
-        compute: takes the time of a pass.
+        compute: takes the time of a pass; returns whether the machine errs.
     """
 
     lr = 0.1
 
-    def __init__(self, seed: int, stage: int, per_epoch: int, compute: Callable[[], None]) -> None:
+    def __init__(self, seed: int, stage: int, per_epoch: int, compute: Callable[[], bool]) -> None:
         self.state = State.first(seed, stage)
         self._per_epoch, self._compute = per_epoch, compute
 
@@ -93,8 +93,8 @@ class HashLearner:
         return self.updates // self._per_epoch
 
     def train(self, batch: Batch) -> TrainResult:
-        self._compute()  # first: what it reads has to stay where it is until the pass is over
-        self.state, output, loss = self.state.trained(int(batch.x[0]))
+        errs = self._compute()  # first: what it reads has to stay where it is until the pass is over
+        self.state, output, loss = self.state.trained(int(batch.x[0]) + errs)
         return TrainResult(output, loss, 1)
 
     def forward(self, batch: Batch) -> int:

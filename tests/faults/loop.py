@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from asyncio import events
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
-
-from asyncio import events
 
 from faults.world import Process
 

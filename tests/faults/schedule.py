@@ -11,7 +11,10 @@ from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.config.yaml import parse_config
 from asyncdgl.plan.resolve import planned
 
-KILL, STOP, CUT, DISK, TEAR, INTERRUPT = "kill", "stop", "cut off", "disk full", "torn checkpoint", "interrupt"
+KILL, STOP, CUT, DISK, TEAR, INTERRUPT, ERR = KINDS = (
+    *("kill", "stop", "cut off", "disk full", "torn checkpoint", "interrupt", "other bits when made again"),
+)
+FOR_GOOD_S = 1e6
 DRIVER, PACE, EVALUATOR = "the driver", "the pace keeper", "the evaluator"
 
 
@@ -148,16 +151,18 @@ def plan(seed: int) -> Plan:
 def _what(draw: random.Random, config: ResolvedConfig, through_ray: bool) -> tuple[str, str, float]:
     stage = f"stage {draw.randint(1, config.stages)}"
     actors = [stage, stage, f"buffer {draw.randint(1, config.stages - 1)}", PACE, EVALUATOR]
-    kind = draw.choices([KILL, STOP, CUT, DISK, TEAR, INTERRUPT], [60, 14, 8, 5, 6, 7])[0]
+    kind = draw.choices(KINDS, [60, 14, 8, 5, 6, 7, 2])[0]
     if kind == KILL:
         return kind, draw.choice([*actors, stage, f"buffer {draw.randint(1, config.stages - 1)}", DRIVER]), 0.0
     if kind == STOP:
+        if draw.random() < 0.2:
+            return kind, draw.choice(actors[:-1]), FOR_GOOD_S
         return kind, draw.choice([*actors, DRIVER]), draw.choice([0.05, 0.5, 3.0, 12.0])
     if kind == CUT:
         return kind, stage, draw.choice([0.05, 0.5, 2.0])
     if kind == DISK:
         return kind, "the disk", draw.choice([0.2, 2.0])
-    return kind, stage if kind == TEAR else DRIVER, 0.0
+    return kind, DRIVER if kind == INTERRUPT else stage, 0.0
 
 
 def shrunk(faults: Sequence[Fault], fails: Callable[[Sequence[Fault]], bool]) -> list[Fault]:

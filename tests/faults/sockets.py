@@ -7,7 +7,6 @@ import os as real_os
 import struct
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
 
 from faults.world import Process, World
 

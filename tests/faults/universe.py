@@ -1,4 +1,4 @@
-"""A run on Ray in a world: the real actors, driver and run directory, with processes, messages and time that are not."""
+"""A run on Ray in a world: the real actors, driver and run directory; processes, messages and time are not."""
 
 from __future__ import annotations
 
@@ -14,6 +14,13 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
+from faults.checks import Broken, check_buffer, check_call, check_clock, check_end, check_pace, demand
+from faults.hashing import HashEvaluator, HashHandling, HashLearner
+from faults.schedule import CUT, DISK, DRIVER, ERR, FOR_GOOD_S, INTERRUPT, KILL, PACE, STOP, TEAR, Fault, Plan
+from faults.sockets import Clock, Sockets, System
+from faults.virtual_ray import Actor, Call, VirtualRay
+from faults.world import Process, Stuck, World
+
 from asyncdgl.engine.passes import StagePasses
 from asyncdgl.engine.restart import Restart, plan_restart
 from asyncdgl.errors import Interrupted, StageFailed
@@ -26,12 +33,6 @@ from asyncdgl.rundir.reader import Run, _read_metrics
 from asyncdgl.rundir.records import CHECKPOINTS, CONFIG, METRICS, TRACE
 from asyncdgl.rundir.trace import read_trace
 from asyncdgl.rundir.writer import RunWriter
-from faults.checks import Broken, check_buffer, check_end, demand
-from faults.hashing import HashEvaluator, HashHandling, HashLearner
-from faults.schedule import CUT, DISK, DRIVER, INTERRUPT, KILL, STOP, TEAR, Fault, Plan
-from faults.sockets import Clock, Sockets, System
-from faults.virtual_ray import Actor, VirtualRay
-from faults.world import Process, Stuck, World
 
 PATIENCE_S, MOST_STEPS = 150.0, 300_000
 """In which a run has to end after its last fault."""
@@ -64,14 +65,15 @@ class Verdict(NamedTuple):
 class Notes(NullObserver):
     """Tells the log what people are told."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, world: World, recorded: set[tuple[int, int, int]]) -> None:
+        self._world, self._recorded = world, recorded
 
     def noticed(self, message: str) -> None:
         self._world.tell(f"noticed: {message}")
 
     def passed(self, records: Sequence[Any]) -> None:
         for r in records:
+            self._recorded.add(r[:3])
             self._world.tell(f"recorded: {r[:3]} {r.kind} of batch {r.batch}, read {r[5:9]}")
         self._world.breathe()
 
@@ -89,13 +91,15 @@ class Universe:
     def __init__(self, plan: Plan, faults: Sequence[Fault], folder: Path, tells: bool = False) -> None:
         self._plan, self._folder = plan, folder
         self.world = World(plan.seed, plan.slow, tells)
-        self._ray = VirtualRay(self.world, self._look)
+        self._ray = VirtualRay(self.world, self._look, self._served)
         self._system = System(self.world, plan.through_ray)
         self._driver: Process | None = None
         self._writer: RunWriter | None = None
-        self._interrupts = self._disk_is_full = self._stopped = False
+        self._interrupts = self._disk_is_full = self._stopped = self._erred = False
         self._hit = self._resumed = self._failed = 0
         self._died: list[str] = []
+        self._recorded: set[tuple[int, int, int]] = set()
+        self._errs: set[int] = set()
         self._last_fault_s = self.world.now
         self._problem = ""
         for fault in faults:
@@ -133,7 +137,7 @@ class Universe:
             self._writer = writer = RunWriter(self._folder, goes_on)
             restart = self._find_restart(writer) if goes_on else None
             keep = keeper(writer, lambda: 0.0, checkpoints_kept(self._plan.config))
-            observer = Several(writer, Notes(self.world))
+            observer = Several(writer, Notes(self.world, self._recorded))
             run = RayRun(self._plan.config, self._folder, observer, self._check, keep, restart)
             try:
                 run.start()
@@ -150,7 +154,8 @@ class Universe:
         except (StageFailed, Interrupted) as error:
             self.world.tell(f"the run ends: {type(error).__name__}: {error}")
             self._failed += 1
-            if not (isinstance(error, Interrupted) or (NAMED.search(str(error)) and self._failed <= self._hit)):
+            named = NAMED.search(str(error)) or (self._erred and "repeat its own bits" in str(error))
+            if not (isinstance(error, Interrupted) or (named and self._failed <= self._hit)):
                 self._end(f"{type(error).__name__}: {error}")
             else:
                 self.world.post(self._driver, 0.1, self._resume)
@@ -189,7 +194,7 @@ class Universe:
             return
         world.tell(f"--- {fault}")
         self._hit += 1
-        self._last_fault_s = max(self._last_fault_s, world.now + fault.length_s)
+        self._last_fault_s = max(self._last_fault_s, world.now + fault.length_s % FOR_GOOD_S)
         if fault.kind == TEAR or (fault.kind == KILL and victim is self._driver):
             self._resume(fault.victim if fault.kind == TEAR else None)
         elif fault.kind == KILL:
@@ -207,6 +212,8 @@ class Universe:
             world.post(None, fault.length_s, self._empty_disk)
         elif fault.kind == INTERRUPT:
             self._interrupts = True
+        elif fault.kind == ERR:
+            self._errs.add(int(fault.victim.split()[1]))
 
     def _empty_disk(self) -> None:
         self._disk_is_full = False
@@ -218,6 +225,7 @@ class Universe:
         for process in list(self.world.processes.values()):
             self.world.kill(process)
         self._ray.actors.clear()
+        self._recorded.clear()
         self._drop_writer()
         self._interrupts = False
         if torn is not None:
@@ -249,16 +257,41 @@ class Universe:
     def _look(self, actor: Actor) -> None:
         if actor.loop is not None and actor.loop.failures:
             raise Broken(actor.loop.failures[0])
-        if actor.name.startswith("buffer") and actor.instance is not None:
-            check_buffer(actor.name, actor.instance)
+        if actor.instance is not None:
+            if actor.name == PACE:
+                check_pace(actor.instance)
+            else:
+                check_buffer(actor.name, actor.instance)
+
+    def _served(self, actor: Actor, call: Call) -> None:
+        if actor.instance is not None:
+            try:
+                check_call(actor.instance, call.method, call.args)
+            except Broken as error:
+                self._end(f"Broken: {error}")
 
     def _make_passes(self, config: Any, dataset: Any, number: int, clock: Any) -> StagePasses:
-        learner = HashLearner(config.seed, number, self._plan.per_epoch, self._compute)
-        handling: Any = HashHandling(config.seed)
-        return StagePasses(number, learner, handling, self._plan.per_epoch, config, clock)
+        def compute() -> bool:
+            self.world.sleep(self._plan.pass_s * (0.5 + self.world.random.random()))
+            errs = number in self._errs and passes.next_name in self._recorded
+            if errs:
+                self._errs.discard(number)
+                self._erred = True
+                self.world.tell(f"stage {number} errs in step {passes.step}")
+            return errs
 
-    def _compute(self) -> None:
-        self.world.sleep(self._plan.pass_s * (0.5 + self.world.random.random()))
+        def position(optimizer: Any, v: float = 0.0) -> Any:
+            check_clock(config, number, passes.step, v)
+            return StagePasses.position(passes, optimizer, v)
+
+        learner = HashLearner(config.seed, number, self._plan.per_epoch, compute)
+        handling: Any = HashHandling(config.seed)
+        passes = StagePasses(number, learner, handling, self._plan.per_epoch, config, clock)
+        passes.position = position  # type: ignore[method-assign]
+        return passes
+
+    def _evaluate(self) -> None:
+        self.world.sleep(0.3 * self.world.random.random())
 
     def _save_arrays(self, path: Path, arrays: Any, about: Any) -> None:
         if self._disk_is_full:
@@ -278,7 +311,7 @@ class Universe:
         """Everything that touches processes, sockets, clocks or arithmetic is the world's."""
         ray, system, clock = self._ray, self._system, Clock(self.world)
         psutil = SimpleNamespace(Process=self._process, STATUS_ZOMBIE="zombie", NoSuchProcess=_NoSuchProcess)
-        evaluator = HashEvaluator(self._compute)
+        evaluator = HashEvaluator(self._evaluate)
         on_ray = {
             "transport.calls": {"ray": ray, "socket": Sockets(self.world), "time": clock, "os": system},
             "transport.memory": {"os": system, "mmap": system},

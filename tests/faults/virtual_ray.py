@@ -12,12 +12,12 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
+from faults.loop import VirtualLoop
+from faults.world import Process, World
 from greenlet import GreenletExit
 from ray import exceptions
 
 from asyncdgl.on_ray.parts import Parts
-from faults.loop import VirtualLoop
-from faults.world import Process, World
 
 NODE = "10.0.0.1"
 _PLAIN = (type(None), bool, int, float, str)
@@ -208,6 +208,8 @@ class Actor:
         return ref
 
     def _arrive(self, call: Call) -> None:
+        if not call.ref.owner.alive and self.ray.world.random.random() < 0.5:
+            return  # it had not left its process
         if self.state == "starting":
             self._early.append(call)
         elif self.state == "alive":
@@ -232,6 +234,8 @@ class Actor:
             value = copied(await getattr(self.instance, call.method)(*call.args))
         except Exception as raised:
             error = _task_error(call.method, raised)
+        else:
+            self.ray.after_call(self, call)
         self._answer(call, value, error)
 
     def _answer(self, call: Call, value: Any, error: Exception | None) -> None:
@@ -271,8 +275,10 @@ class VirtualRay:
     exceptions = exceptions
     util = SimpleNamespace(get_node_ip_address=lambda: NODE)
 
-    def __init__(self, world: World, after_turn: Callable[[Actor], None] = lambda actor: None) -> None:
-        self.world, self.after_turn = world, after_turn
+    def __init__(
+        self, world: World, after_turn: Callable[[Actor], None], after_call: Callable[[Actor, Call], None]
+    ) -> None:
+        self.world, self.after_turn, self.after_call = world, after_turn, after_call
         self.actors: list[Actor] = []
 
     def start_s(self) -> float:
