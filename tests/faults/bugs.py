@@ -15,6 +15,8 @@ from asyncdgl.engine import restart
 from asyncdgl.engine.history import Completeness, History
 from asyncdgl.engine.passes import StagePasses
 from asyncdgl.engine.past import go_on
+from asyncdgl.engine.reports import Reports
+from asyncdgl.on_ray import run as on_ray_run
 from asyncdgl.on_ray import stage as on_ray_stage
 from asyncdgl.on_ray.buffer import BufferActor, Reply
 from asyncdgl.on_ray.ends import Inbox, Outbox
@@ -60,6 +62,7 @@ def _all_passes(passes: Any) -> dict[int, int]:
 _add = _Steps.add
 _keep = StageActor._keep
 _drops = Outbox._drops
+_reserve = Outbox.reserve
 _plan = restart.plan_restart
 _again = Given.again
 _count = Given.count
@@ -67,6 +70,7 @@ _insert = BufferActor.insert
 _connect = Inbox._connect
 _evaluate = EvaluatorClient.evaluate
 _init = StageActor.__init__
+_begin_reading = BufferActor.begin_reading
 
 
 @bug(_Steps, "add")
@@ -220,3 +224,33 @@ def a_damaged_checkpoint_is_read(about: Any, named: Any) -> str:
 @bug(BufferActor, "_check")
 def inserts_of_an_older_life_are_taken(self: BufferActor, life: int) -> None:
     pass
+
+
+# --- Those that were there, until the universe found them
+
+
+@bug(Outbox, "send_on")
+def what_waits_keeps_the_place_it_waits_for(self: Outbox) -> None:
+    pass
+
+
+@bug(Reports, "made")
+def what_was_read_was_not_made(self: Reports, stage: int) -> int:
+    return self.histories[stage].made
+
+
+@bug(on_ray_run, "once_there")
+def a_buffer_that_starts_again_has_no_books(ref: Any, ask: Any, get: Any, deadline: float) -> Any:
+    return get(ref)
+
+
+@bug(BufferActor, "begin_reading")
+async def what_is_not_kept_is_asked_for_again(self: BufferActor, number: int) -> tuple[int, int]:
+    return 0, (await _begin_reading(self, number))[1]
+
+
+@bug(Outbox, "reserve")
+def a_place_is_not_reserved_again(self: Outbox, name: Any, wait: bool) -> bool:
+    has_place = _reserve(self, name, wait)
+    self._reserved.clear()
+    return has_place
