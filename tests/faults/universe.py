@@ -21,8 +21,8 @@ from faults.sockets import Clock, Sockets, System
 from faults.virtual_ray import Actor, Call, VirtualRay
 from faults.world import Process, Stuck, World
 
+from asyncdgl.engine import restart as going_on
 from asyncdgl.engine.passes import StagePasses
-from asyncdgl.engine.restart import Restart, plan_restart
 from asyncdgl.errors import Interrupted, StageFailed
 from asyncdgl.observer import NullObserver, Several
 from asyncdgl.on_ray.run import RayRun
@@ -37,8 +37,9 @@ from asyncdgl.rundir.writer import RunWriter
 PATIENCE_S, MOST_STEPS = 150.0, 300_000
 """In which a run has to end after its last fault."""
 
+LOST = re.compile(r"lost with the process of (\w+ \d+)")
 NAMED = re.compile(
-    r"its process died|was lost with the process of|times at the same pass|the process of .* died|"
+    r"its process died|times at the same pass|the process of .* died|"
     r"a process that it uses died|did not start within|no answer|died unexpectedly"
 )
 """What a run may say that ends before it is complete; it is gone on with then."""
@@ -154,8 +155,7 @@ class Universe:
         except (StageFailed, Interrupted) as error:
             self.world.tell(f"the run ends: {type(error).__name__}: {error}")
             self._failed += 1
-            named = NAMED.search(str(error)) or (self._erred and "repeat its own bits" in str(error))
-            if not (isinstance(error, Interrupted) or (named and self._failed <= self._hit)):
+            if not (isinstance(error, Interrupted) or (self._is_named(str(error)) and self._failed <= self._hit)):
                 self._end(f"{type(error).__name__}: {error}")
             else:
                 self.world.post(self._driver, 0.1, self._resume)
@@ -163,15 +163,22 @@ class Universe:
             where = traceback.extract_tb(error.__traceback__)[-1]
             self._end(f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})")
 
+    def _is_named(self, said: str) -> bool:
+        """Whether a run may end with this after the faults so far."""
+        lost = LOST.search(said)
+        if lost is not None:
+            return lost[1] in self._died
+        return NAMED.search(said) is not None or (self._erred and "repeat its own bits" in said)
+
     def _end(self, problem: str) -> None:
         self._problem, self.world.over = problem, True
 
-    def _find_restart(self, writer: RunWriter) -> Restart:
+    def _find_restart(self, writer: RunWriter) -> going_on.Restart:
         """As ``ResumeSession`` does."""
         folder, config = self._folder, self._plan.config
         left = Run(folder, config, None, None, _read_metrics(folder / METRICS))
         found = {j: stage_checkpoints(left, j) for j in range(1, config.stages + 1)}
-        restart = plan_restart(left, {j: kept for j, (kept, _) in found.items()})
+        restart = going_on.plan_restart(left, {j: kept for j, (kept, _) in found.items()})
         refused = [text for j, (_, said) in found.items() if restart.stages[j].kept is None for text in said]
         demand(not refused, f"can't be gone on with: {refused}")
         writer.keep_only(restart.records, restart.lines)
