@@ -12,7 +12,7 @@ from asyncdgl.config.yaml import parse_config
 from asyncdgl.plan.resolve import planned
 
 KILL, STOP, CUT, DISK, TEAR, INTERRUPT, ERR = KINDS = (
-    *("kill", "stop", "cut off", "disk full", "torn checkpoint", "interrupt", "other bits when made again"),
+    *("kill", "stop", "cut off", "disk full", "torn checkpoint", "interrupt", "kill, and then other bits,"),
 )
 FOR_GOOD_S = 1e6
 DRIVER, PACE, EVALUATOR = "the driver", "the pace keeper", "the evaluator"

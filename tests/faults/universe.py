@@ -197,14 +197,16 @@ class Universe:
     def _strike(self, fault: Fault) -> None:
         world = self.world
         victim = next((p for p in world.processes.values() if p.name == fault.victim), None)
-        if (victim is None and fault.kind in (KILL, STOP, CUT)) or self._driver is None or not self._driver.alive:
+        if (victim is None and fault.kind in (KILL, STOP, CUT, ERR)) or self._driver is None or not self._driver.alive:
             return
         world.tell(f"--- {fault}")
         self._hit += 1
         self._last_fault_s = max(self._last_fault_s, world.now + fault.length_s % FOR_GOOD_S)
         if fault.kind == TEAR or (fault.kind == KILL and victim is self._driver):
             self._resume(fault.victim if fault.kind == TEAR else None)
-        elif fault.kind == KILL:
+        elif fault.kind in (KILL, ERR):
+            if fault.kind == ERR:
+                self._errs.add(int(fault.victim.split()[1]))
             self._died.append(fault.victim)
             world.kill(victim)  # type: ignore[arg-type]
         elif fault.kind == STOP:
@@ -219,8 +221,6 @@ class Universe:
             world.post(None, fault.length_s, self._empty_disk)
         elif fault.kind == INTERRUPT:
             self._interrupts = True
-        elif fault.kind == ERR:
-            self._errs.add(int(fault.victim.split()[1]))
 
     def _empty_disk(self) -> None:
         self._disk_is_full = False
