@@ -46,7 +46,9 @@ def problem_of(seed: int) -> tuple[int, str, int]:
 
 
 def fewest(planned: Plan) -> list[Fault]:
-    """The fewest faults with which a run still fails."""
+    """The fewest faults with which a run still fails; all of one that does not."""
+    if not simulate(planned).problem:
+        return list(planned.faults)
     return shrunk(planned.faults, lambda faults: bool(simulate(planned, faults).problem))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import mmap as real_mmap
 import os as real_os
+import pickle
+import reprlib
 import struct
 from collections import deque
 from collections.abc import Sequence
@@ -81,6 +83,8 @@ class Endpoint:
         peer, world = self.peer, self._sockets.world
         if peer is None or not peer._open or not self._open or not self.owner.alive:
             raise BrokenPipeError
+        if world.tells:
+            world.tell(f"{self.owner.name} -> {peer.owner.name}: {_described(message)}")
         arrives = self._last = max(world.now + world.latency(), self._last + 1e-9)
         world.post(None, arrives - world.now, peer._arrives, message, list(descriptors))
         world.breathe()
@@ -133,6 +137,14 @@ class Endpoint:
                 peer._arrives(b"", [])
             else:
                 world.post(None, max(world.latency(), self._last + 1e-9 - world.now), peer._arrives, b"", [])
+
+
+def _described(message: bytes) -> str:
+    """A message, for a person."""
+    if message == b"\0":
+        return "connected"
+    number, *rest = pickle.loads(message)
+    return f"{number}: {reprlib.repr(tuple(rest))}"
 
 
 class Sockets:

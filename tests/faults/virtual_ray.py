@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import pickle
+import reprlib
 import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -199,6 +200,8 @@ class Actor:
         caller = world.current
         if caller is None:
             raise RuntimeError("nobody calls")
+        if world.tells:
+            world.tell(f"{caller.name} -> {self.name}: {method}{reprlib.repr(args)}")
         ref = Ref(caller)
         call = Call(ref, method, copied(args) if args else args)
         arrives = max(world.now + 0.0002 + world.latency(), self._last.get(caller.pid, 0.0) + 1e-7)

@@ -75,6 +75,7 @@ class World:
         steps: things that have happened.
         current: the process that runs.
         over: set where the run has ended.
+        tells: whether it keeps a log.
         log: what happened, if it tells.
     """
 
@@ -87,12 +88,12 @@ class World:
         self.main = getcurrent()
         self.at_step: dict[int, list[Callable[[], None]]] = {}
         self.log: list[str] = []
-        self._tells, self._slow = tells, slow
+        self.tells, self._slow = tells, slow
         self._events: list[tuple[float, int, Process | None, Callable[..., Any], tuple[Any, ...]]] = []
 
     def tell(self, text: str) -> None:
         """A line of the log."""
-        if self._tells:
+        if self.tells:
             self.log.append(f"{self.steps:6d} {self.now - 1000:9.4f} {text}")
 
     # --- What happens when
