@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import shutil
 import tempfile
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
-from unittest.mock import patch
 
 from faults.checks import Broken, check_buffer, check_call, check_clock, check_end, check_pace, demand
-from faults.hashing import HashEvaluator, HashHandling, HashLearner
+from faults.hashing import HashHandling, HashLearner
+from faults.installed import installed
 from faults.schedule import CUT, DISK, DRIVER, ERR, FOR_GOOD_S, INTERRUPT, KILL, PACE, STOP, TEAR, Fault, Plan
-from faults.sockets import Clock, Sockets, System
+from faults.sockets import System
 from faults.virtual_ray import Actor, Call, VirtualRay
 from faults.world import Process, Stuck, World
 
@@ -27,8 +25,9 @@ from asyncdgl.errors import Interrupted, StageFailed
 from asyncdgl.observer import NullObserver, Several
 from asyncdgl.on_ray.run import RayRun
 from asyncdgl.plan.memory import checkpoints_kept
-from asyncdgl.rundir.arrays import save_arrays
+from asyncdgl.rundir import arrays
 from asyncdgl.rundir.checkpoint import keeper, remove_checkpoints_after, stage_checkpoints
+from asyncdgl.rundir.outcome import Outcome
 from asyncdgl.rundir.reader import Run, _read_metrics
 from asyncdgl.rundir.records import CHECKPOINTS, CONFIG, METRICS, TRACE
 from asyncdgl.rundir.trace import read_trace
@@ -112,7 +111,7 @@ class Universe:
 
     def run(self) -> Verdict:
         (self._folder / CONFIG).write_text("a run of the tests\n")
-        with self._installed():
+        with installed(self.world, self._ray, self._system, self):
             try:
                 self._begin_driver()
                 self.world.run(lambda: self._last_fault_s + PATIENCE_S, MOST_STEPS)
@@ -143,6 +142,7 @@ class Universe:
             try:
                 run.start()
                 run.run()
+                self._check_sent(run.outcome(), restart)
             except BaseException:
                 run.stop()
                 raise
@@ -172,6 +172,16 @@ class Universe:
 
     def _end(self, problem: str) -> None:
         self._problem, self.world.over = problem, True
+
+    def _check_sent(self, outcome: Outcome, restart: going_on.Restart | None) -> None:
+        """A buffer that lived through the run knows of every pass that its producer made meanwhile."""
+        for actor in self._ray.actors:
+            if actor.name.startswith("buffer") and actor.processes == 1 and actor.instance is not None:
+                j = int(actor.name.split()[1])
+                kept = restart.stages[j].kept if restart is not None else None
+                made = outcome.ends[j].passes - (kept.of(j).step if kept is not None else 0)
+                sent = actor.instance._buffer._link.sent
+                demand(sent == made, f"{actor.name}: {sent} entries were sent, but {made} passes made")
 
     def _find_restart(self, writer: RunWriter) -> going_on.Restart:
         """As ``ResumeSession`` does."""
@@ -277,7 +287,7 @@ class Universe:
             except Broken as error:
                 self._end(f"Broken: {error}")
 
-    def _make_passes(self, config: Any, dataset: Any, number: int, clock: Any) -> StagePasses:
+    def make_passes(self, config: Any, dataset: Any, number: int, clock: Any) -> StagePasses:
         def compute() -> bool:
             self.world.sleep(self._plan.pass_s * (0.5 + self.world.random.random()))
             errs = number in self._errs and passes.next_name in self._recorded
@@ -297,65 +307,16 @@ class Universe:
         passes.position = position  # type: ignore[method-assign]
         return passes
 
-    def _evaluate(self) -> None:
+    def evaluate(self) -> None:
         self.world.sleep(0.3 * self.world.random.random())
 
-    def _save_arrays(self, path: Path, arrays: Any, about: Any) -> None:
+    def save_arrays(self, path: Path, content: Any, about: Any) -> None:
         if self._disk_is_full:
             raise OSError("no space left on device")
-        save_arrays(path, arrays, about)
+        arrays.save_arrays(path, content, about)
 
-    def _to_disk(self, path: Path) -> None:
+    def to_disk(self, path: Path) -> None:
         self.world.breathe()
-
-    def _process(self, pid: int) -> Any:
-        if pid not in self.world.processes:
-            raise _NoSuchProcess
-        return SimpleNamespace(status=lambda: "running")
-
-    @contextlib.contextmanager
-    def _installed(self) -> Iterator[None]:
-        """Everything that touches processes, sockets, clocks or arithmetic is the world's."""
-        ray, system, clock = self._ray, self._system, Clock(self.world)
-        psutil = SimpleNamespace(Process=self._process, STATUS_ZOMBIE="zombie", NoSuchProcess=_NoSuchProcess)
-        evaluator = HashEvaluator(self._evaluate)
-        on_ray = {
-            "transport.calls": {"ray": ray, "socket": Sockets(self.world), "time": clock, "os": system},
-            "transport.memory": {"os": system, "mmap": system},
-            "buffer": {"ray": ray, "time": clock},
-            "pace": {"time": clock},
-            "stage": {"time": clock, "set_up_torch": _nothing, "open_dataset": _nothing}
-            | {"make_passes": self._make_passes},
-            "evaluator": {"ray": ray, "set_up_torch": _nothing, "open_dataset": _nothing}
-            | {"make_evaluator": lambda *_: evaluator},
-            "run": {"ray": ray, "time": clock, "START_LIMIT_S": 20.0},
-            "watch": {"ray": ray},
-            "silence": {"ray": ray, "os": system, "time": clock},
-            "results": {"ray": ray, "time": clock},
-            "greeting": {"ray": ray, "os": system, "time": clock, "psutil": psutil},
-            "placement": {"ray": ray, "placement_group": _nothing, "remove_placement_group": _nothing}
-            | {"PlacementGroupSchedulingStrategy": _nothing, "wait_for_placement": _nothing},
-        }
-        others = {
-            "engine.checkpoints": {"time": clock},
-            "engine.reports": {"time": clock, "SOONEST_SAVED_S": 2.0},
-            "plan.memory": {"KEPT_BYTES": 1},  # so that the least that is kept is kept
-            "rundir.arrays": {"to_disk": self._to_disk},
-            "rundir.checkpoint": {"to_disk": self._to_disk, "save_arrays": self._save_arrays},
-            "rundir.writer": {"to_disk": self._to_disk},
-        }
-        with contextlib.ExitStack() as stack:
-            for module, values in ({f"on_ray.{name}": of for name, of in on_ray.items()} | others).items():
-                stack.enter_context(patch.multiple(f"asyncdgl.{module}", **values))
-            yield
-
-
-class _NoSuchProcess(Exception):
-    pass
-
-
-def _nothing(*_: Any, **__: Any) -> None:
-    pass
 
 
 def simulate(plan: Plan, faults: Sequence[Fault] | None = None, tells: bool = False) -> Verdict:

@@ -84,6 +84,7 @@ class Actor:
     Attributes:
         state: starting, alive, restarting, dead.
         instance: the object, in the present process.
+        processes: how many there have been.
     """
 
     def __init__(self, ray: VirtualRay, cls: type, args: tuple[Any, ...], options: Mapping[str, Any]) -> None:
@@ -100,6 +101,7 @@ class Actor:
         self._calls: deque[Call] = deque()
         self._unanswered: dict[Call, None] = {}  # in the order in which they came
         self._last: dict[int, float] = {}
+        self.processes = 0
         self._error: Exception | None = None
         self._is_cut_off = False
         ray.world.post(None, ray.start_s(), self._begin)
@@ -110,6 +112,7 @@ class Actor:
         if self.state == "dead":
             return
         self.process = process = Process(self.ray.world, self.name)
+        self.processes += 1
         process.at_death.append(partial(self._died, process))
         if self.is_async:
             self.loop = process.loop = VirtualLoop(process, partial(self.ray.after_turn, self))
