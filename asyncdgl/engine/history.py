@@ -64,6 +64,7 @@ class History:
         made: passes recorded.
         epochs: completed.
         kept: the newest checkpoint that counts; None where there is none yet.
+        repeats: whether it came to the same bits again so far.
     """
 
     def __init__(self, stage: int, faults: Faults) -> None:
@@ -75,6 +76,7 @@ class History:
         self.read: set[int] = set()
         self.newest_read: dict[int, int] = {}
         self.kept: Checkpoint | None = None
+        self.repeats = True
         self._faults = faults
         self._since: deque[PassRecord] = deque()  # passes recorded since the checkpoint
         self._died_at: tuple[int, int] = (-1, 0)  # the pass, and how often
@@ -117,6 +119,7 @@ class History:
         before = self._since[record.step - self._since[0].step]
         for field, is_so, was in zip(record._fields, record, before, strict=True):
             if field not in _OF_TIME and is_so != was:
+                self.repeats = False
                 raise StageFailed(
                     f"stage {self.stage}: its process died, and the next one came to another {field} in step "
                     f"{record.step}: {is_so} where it was {was}; this machine does not repeat its own bits"

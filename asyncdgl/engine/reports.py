@@ -163,6 +163,8 @@ class Reports:
             is_last: whether the run ends with it: then its checkpoint goes to the disk.
         """
         history = self.histories[j]
+        if not history.repeats:  # the run ends with that; nobody may go on from what rests on other bits
+            return
         new = history.news(chunk.records)
         self._observer.passed(new)
         self._complete.add(j, new)

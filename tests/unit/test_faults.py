@@ -102,6 +102,29 @@ def test_what_was_read_was_made_though_nobody_reported_it() -> None:
     reports.check_whole()
 
 
+def test_nobody_goes_on_from_other_bits() -> None:
+    """The run ends with the stage's mistake, and asks all stages once more where they stand."""
+    told: list[PassRecord] = []
+    saved: list[int] = []
+
+    def keep(passes: Any, elapsed_s: float, stages: Any, arrays: Any, stage: int | None = None) -> Checkpoint:
+        saved.append(stages[0].stage)
+        return unsaved(passes, elapsed_s, stages, arrays)
+
+    observer = NullObserver()
+    observer.passed = told.extend  # type: ignore[method-assign, assignment]
+    reports = Reports(SimpleNamespace(**CONFIG), observer, keep, None, lambda stage, step: None)
+    first = [made(1, step) for step in range(3)]
+    reports.write(1, Chunk(records=first))
+    with pytest.raises(StageFailed, match="does not repeat its own bits"):
+        reports.write(1, Chunk(records=[first[1]._replace(loss=2.0)]))
+    for stage in (1, 2):
+        last = Chunk(records=[made(stage, 3 * (2 - stage), 0)], checkpoint=(kept(stage, 4).of(stage), {}))
+        reports.write(stage, last, is_last=True)
+    assert [record[:3] for record in told] == [(1, 0, 0), (1, 0, 1), (1, 0, 2), (2, 0, 0)]
+    assert 1 not in saved
+
+
 def test_what_counts_for_nobody_has_an_end() -> None:
     log, gone = given(2, 4)
     for number in range(10):
