@@ -63,6 +63,7 @@ _add = _Steps.add
 _keep = StageActor._keep
 _drops = Outbox._drops
 _reserve = Outbox.reserve
+_write = Reports.write
 _plan = restart.plan_restart
 _again = Given.again
 _count = Given.count
@@ -254,3 +255,9 @@ def a_place_is_not_reserved_again(self: Outbox, name: Any, wait: bool) -> bool:
     has_place = _reserve(self, name, wait)
     self._reserved.clear()
     return has_place
+
+
+@bug(Reports, "write")
+def the_run_goes_on_from_other_bits(self: Reports, stage: int, chunk: Any, is_last: bool = False) -> None:
+    self.histories[stage].repeats = True
+    _write(self, stage, chunk, is_last)
