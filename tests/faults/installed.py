@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -50,9 +51,11 @@ def installed(world: World, ray: VirtualRay, system: System, doings: Doings) -> 
 
     clock = Clock(world)
     psutil = SimpleNamespace(Process=process, STATUS_ZOMBIE="zombie", NoSuchProcess=_NoSuchProcess)
+    names = itertools.count()
+    secrets = SimpleNamespace(token_hex=lambda _: f"name {next(names)}")
     evaluator = HashEvaluator(doings.evaluate)
     on_ray = {
-        "transport.calls": {"ray": ray, "socket": Sockets(world), "time": clock, "os": system},
+        "transport.calls": {"ray": ray, "socket": Sockets(world), "time": clock, "os": system, "secrets": secrets},
         "transport.memory": {"os": system, "mmap": system},
         "buffer": {"ray": ray, "time": clock},
         "pace": {"time": clock},
@@ -60,7 +63,7 @@ def installed(world: World, ray: VirtualRay, system: System, doings: Doings) -> 
         | {"make_passes": doings.make_passes},
         "evaluator": {"ray": ray, "set_up_torch": _nothing, "open_dataset": _nothing}
         | {"make_evaluator": lambda *_: evaluator},
-        "run": {"ray": ray, "time": clock, "START_LIMIT_S": 20.0},
+        "run": {"ray": ray, "time": clock, "START_LIMIT_S": 20.0, "secrets": secrets},
         "watch": {"ray": ray},
         "silence": {"ray": ray, "os": system, "time": clock},
         "results": {"ray": ray, "time": clock},
