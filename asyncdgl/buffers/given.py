@@ -31,6 +31,11 @@ class Given(Generic[G]):
         self._counts = 0
         self.number = 0
 
+    @property
+    def first(self) -> int:
+        """The first sampling that can still be given again."""
+        return self.number - len(self._kept)
+
     def again(self, number: int) -> G | None:
         """What was given as this number; None where it was not given yet.
 
@@ -39,10 +44,9 @@ class Given(Generic[G]):
         """
         if number >= self.number:
             return None
-        place = number - (self.number - len(self._kept))
-        if place < 0:
+        if number < self.first:
             raise LookupError(f"sampling {number} is not kept any more")
-        return self._kept[place]
+        return self._kept[number - self.first]
 
     def add(self, given: G) -> None:
         """One more was given."""
@@ -57,5 +61,5 @@ class Given(Generic[G]):
 
     def _shrink(self) -> None:
         kept = self._kept
-        while len(kept) > self._least and (self.number - len(kept) < self._counts or len(kept) > self._most):
+        while len(kept) > self._least and (self.first < self._counts or len(kept) > self._most):
             self._let_go(kept.popleft())

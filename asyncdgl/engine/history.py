@@ -74,9 +74,11 @@ class History:
         life: which of its processes is listened to, from 0.
         incarnation: see ``StagePasses``.
         read: steps of the producer whose entries it has used.
+        newest_read: the last of them, by the producer's incarnation.
         made: passes recorded.
         epochs: completed.
         kept: the newest checkpoint that counts; None where there is none yet.
+        repeats: whether it came to the same bits again so far.
     """
 
     def __init__(self, stage: int, faults: Faults) -> None:
@@ -86,7 +88,9 @@ class History:
         self.made = 0
         self.epochs = 0
         self.read: set[int] = set()
+        self.newest_read: dict[int, int] = {}
         self.kept: Checkpoint | None = None
+        self.repeats = True
         self._faults = faults
         self._since: deque[PassRecord] = deque()  # passes recorded since the checkpoint
         self._died_at: tuple[int, int] = (-1, 0)  # the pass, and how often
@@ -117,8 +121,10 @@ class History:
             if record.step > self.made:
                 raise StageFailed(f"stage {self.stage}: step {record.step} came where step {self.made} was due")
             new.append(record)
-            if record.source_step is not None:
+            if record.source_step is not None and record.source_incarnation is not None:
                 self.read.add(record.source_step)
+                newest = self.newest_read.get(record.source_incarnation, -1)
+                self.newest_read[record.source_incarnation] = max(newest, record.source_step)
             self._since.append(record)
             self.made += 1
         return new
@@ -127,6 +133,7 @@ class History:
         before = self._since[record.step - self._since[0].step]
         for field, is_so, was in zip(record._fields, record, before, strict=True):
             if field not in _OF_TIME and is_so != was:
+                self.repeats = False
                 raise StageFailed(
                     f"stage {self.stage}: its process died, and the next one came to another {field} in step "
                     f"{record.step}: {is_so} where it was {was}; this machine does not repeat its own bits"

@@ -14,6 +14,7 @@ from asyncdgl.engine.checkpoints import SHARE
 from asyncdgl.engine.evaluations import Evaluation, Evaluations
 from asyncdgl.engine.history import Completeness, Faults, History
 from asyncdgl.engine.restart import Restart
+from asyncdgl.errors import NeedsRestart
 from asyncdgl.observer import Observer, Progress
 from asyncdgl.rundir import checkpoint as names
 from asyncdgl.rundir.checkpoint import Checkpoint, Keep, StagePosition, unsaved
@@ -108,6 +109,26 @@ class Reports:
                 self.evaluations.completed(j, line.end_s, weights if is_due else None)
                 self.histories[j].completes(line.epoch)
 
+    def made(self, j: int) -> int:
+        """How many passes a stage is known to have made: those recorded, and those whose entries were read."""
+        history, reader = self.histories[j], self.histories.get(j + 1)
+        newest_read = -1 if reader is None else reader.newest_read.get(history.incarnation, -1)
+        return max(history.made, newest_read + 1)
+
+    def check_whole(self) -> None:
+        """Whether all that was read was recorded by whoever made it.
+
+        Raises:
+            NeedsRestart: a stage died before it could tell, with the buffer that knew: the run has to go back.
+        """
+        for j, history in self.histories.items():
+            if self.made(j) > history.made:
+                raise NeedsRestart(
+                    f"stage {j + 1} read what stage {j} made in step {self.made(j) - 1}, and the record of that pass "
+                    f"was lost with the process of stage {j}",
+                    f"stage {j}",
+                )
+
     def take(self, j: int, chunk: Chunk) -> list[Evaluation[Any]]:
         """A stage's next report.
 
@@ -142,6 +163,8 @@ class Reports:
             is_last: whether the run ends with it: then its checkpoint goes to the disk.
         """
         history = self.histories[j]
+        if not history.repeats:  # the run ends with that; nobody may go on from what rests on other bits
+            return
         new = history.news(chunk.records)
         self._observer.passed(new)
         self._complete.add(j, new)

@@ -90,16 +90,16 @@ class BufferActor:
         """Ends when this process does."""
         await asyncio.Event().wait()
 
-    async def begin_reading(self, number: int) -> int:
+    async def begin_reading(self, number: int) -> tuple[int, int]:
         """The reader's process, or this one, begins: the next sampling has this number, if there was none here.
 
         Returns:
-            The number of the next sampling.
+            The number of the first sampling that can be given again, and that of the next one.
         """
         if not self._given.number:
             self._given.number = number
             self._buffer.begin_sampling(number)
-        return self._given.number
+        return self._given.first, self._given.number
 
     async def begin(self, life: int, following: PassName) -> None:
         """The producer's process, or this one, begins.

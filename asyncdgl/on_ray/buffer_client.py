@@ -34,9 +34,9 @@ class BufferClient:
         """See ``BufferActor``."""
         self._calls.ask("begin", life, following)
 
-    def begin_reading(self, number: int) -> int:
+    def begin_reading(self, number: int) -> tuple[int, int]:
         """See ``BufferActor``."""
-        return cast(int, self._calls.ask("begin_reading", number))
+        return cast("tuple[int, int]", self._calls.ask("begin_reading", number))
 
     def sent_until(self, incarnation: int) -> int:
         """See ``Link``."""

@@ -61,9 +61,11 @@ class Inbox:
         if self.buffers_died >= 0:
             self._buffer.close()
         self._buffer = BufferClient(self._actor)
-        if self._buffer.begin_reading(self._taken) < self._made:
+        first, following = self._buffer.begin_reading(self._taken)
+        if following < self._made or first > self._taken:
+            made = max(following, self._made) - self._taken
             raise NeedsRestart(
-                f"stage {self._stage} made {self._made - self._taken} passes since its last checkpoint, and what they "
+                f"stage {self._stage} made {made} passes since its last checkpoint, and what they "
                 f"read was lost with the process of buffer {self._stage - 1}: they can't be made again"
             )
         self._memory = None if self._buffer.memory is None else MappedMemory(self._buffer.memory, writable=False)
@@ -139,6 +141,7 @@ class Outbox:
         self._limit = config.profile.link(following.stage).max_in_flight
         self._wire: deque[Call] = deque()
         self._dropped: list[PassName] = []
+        self._reserved: set[PassName] = set()  # what is to come, and has its place
         self._is_connected = False
         _until_there(self._connect)
 
@@ -152,6 +155,8 @@ class Outbox:
         self._places: list[int] | None = None  # where the next entries go: one for each call that may be on the wire
         self._buffer = BufferClient(self._actor)
         self._buffer.begin(self._life, self._queue[0][0].source.name if self._queue else self._following)
+        for name in sorted(self._reserved):  # or what has a place here would come on top of what fills the other one
+            self._buffer.reserve(name, wait=False)
         self._memory = None if self._buffer.memory is None else MappedMemory(self._buffer.memory, writable=True)
 
     def sent_until(self, incarnation: int) -> int:
@@ -160,7 +165,11 @@ class Outbox:
 
     def reserve(self, name: PassName, wait: bool) -> bool:
         """See ``BufferActor.reserve``."""
-        return _again_where_lost(lambda: self._buffer.reserve(name, wait), self._connect)
+        self.send_on()  # or what waits here would keep the places that it waits for
+        if not _again_where_lost(lambda: self._buffer.reserve(name, wait), self._connect):
+            return False
+        self._reserved.add(name)
+        return True
 
     def send(self, entry: Entry[Any], now: float, unit: float) -> None:
         """Send, or queue where too many calls are unanswered."""
@@ -170,6 +179,7 @@ class Outbox:
         entry = Entry(entry.source, to_arrays(entry.payload), entry.nbytes)
         self._following = entry.source.name._replace(step=entry.source.name.step + 1)
         self._queue.append((entry, now, unit))
+        self._reserved.discard(entry.source.name)
         if not self.blocks and len(self._queue) + len(self._wire) > self._limit:
             oldest, _, _ = self._queue.popleft()
             self._dropped.append(oldest.source.name)
@@ -179,9 +189,16 @@ class Outbox:
             arrays = {name: array.copy() for name, array in entry.payload.items()}
             self._queue[-1] = Entry(entry.source, arrays, entry.nbytes), now, unit
 
+    def send_on(self) -> None:
+        """Send what had to wait, as far as calls were answered meanwhile."""
+        if self._queue:
+            self._settle()
+            _again_where_lost(self._send_queued, self._connect)
+
     def drop(self, name: PassName) -> None:
         """Tell the buffer of an entry that is not sent."""
         self._dropped.append(name)
+        self._reserved.discard(name)
         self._following = name._replace(step=name.step + 1)
         self._settle()
         _again_where_lost(self._send_queued, self._connect)

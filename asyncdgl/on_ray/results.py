@@ -20,6 +20,10 @@ class ProcessDied(StageFailed):
     """The process that was asked has died."""
 
 
+class Restarting(ProcessDied):
+    """Ray is about to start another one in its place."""
+
+
 def result(
     ref: Any,
     who: str,
@@ -64,11 +68,32 @@ def result(
             named = f"the process of {dead} died" if dead else "a process that it uses died"
             raise NeedsRestart(f"{who}, {doing}: {named} ({first_line(cause)})", dead or who) from None
         raise StageFailed(f"{who}, {doing}: {type(cause).__name__}: {first_line(cause)}", who) from error
+    except ray.exceptions.ActorUnavailableError as error:
+        raise Restarting(f"{who}, {doing}: its process died ({first_line(error)})", who) from None
     except ray.exceptions.RayActorError as error:
         if "creation task" in str(error):  # its own error stands below Ray's story of it
             reason = str(error).strip().splitlines()[-1]
             raise StageFailed(f"{who}, {doing}: {reason}", who) from None
         raise ProcessDied(f"{who}, {doing}: its process died ({first_line(error)})", who) from None
+
+
+def once_there(ref: Any, ask: Callable[[], Any], get: Callable[[Any], Any], deadline: float) -> Any:
+    """An actor's answer, asked for again while Ray starts it again.
+
+    Args:
+        ref: of the first call.
+        ask: calls again.
+        get: see ``result``.
+        deadline: on the monotonic clock.
+    """
+    while True:
+        try:
+            return get(ref)
+        except Restarting:
+            if not left(deadline):
+                raise
+            time.sleep(0.05)
+            ref = ask()
 
 
 def _found_soon(dead_process: Callable[[], str | None]) -> str | None:

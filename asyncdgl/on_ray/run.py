@@ -28,7 +28,7 @@ from asyncdgl.on_ray.greeting import check_same, clock_ahead, dead_process, hell
 from asyncdgl.on_ray.pace import Caller, PaceActor
 from asyncdgl.on_ray.parts import Parts
 from asyncdgl.on_ray.placement import Placement
-from asyncdgl.on_ray.results import POLL_S, ProcessDied, left, result
+from asyncdgl.on_ray.results import POLL_S, ProcessDied, left, once_there, result
 from asyncdgl.on_ray.room import Room
 from asyncdgl.on_ray.silence import Silence
 from asyncdgl.on_ray.spares import Spares
@@ -44,13 +44,10 @@ CHUNK_S = 0.5
 CHUNKS_AHEAD = 2
 """Chunks that a stage has been asked for: it goes on with the next while the driver reads the last."""
 
-START_LIMIT_S = 180.0
-COUNT_LIMIT_S = 0.4
+START_LIMIT_S, COUNT_LIMIT_S = 180.0, 0.4
 STOP_LIMIT_S = 1.2
 """How long an interrupted run waits for its stages' last words."""
-
-PACE = "the pace keeper"
-STARTING, BEGINNING, TRAINING, ENDING = "starting", "beginning", "training", "ending"
+PACE, STARTING, BEGINNING, TRAINING, ENDING = "the pace keeper", "starting", "beginning", "training", "ending"
 
 
 class RayRun:
@@ -129,7 +126,7 @@ class RayRun:
         """A stage's process goes on from the stage's newest checkpoint; it will greet."""
         history = self._reports.histories[j]
         every, most = checkpoint_every(self._config), self._most[j - 1]
-        life = Life(history.life, history.incarnation, history.kept, history.made, every, most)
+        life = Life(history.life, history.incarnation, history.kept, self._reports.made(j), every, most)
         place = Place(j, self._buffers.get(j - 1), self._buffers.get(j), self._pace, life)
         return self._stages[j].take_place.remote(place)
 
@@ -212,6 +209,7 @@ class RayRun:
             watch.look()
             self._spares.look()
             silence.look({f"stage {j}": actor for j, actor in self._stages.items()})
+        self._reports.check_whole()
         self._count_buffers(self._config.ray.deaf_s)
         self._collect_evaluations(timeout=None)
         weights, epochs = [self._outcome.weights[j] for j in self._numbers], [self._config.epochs] * len(self._numbers)
@@ -326,12 +324,14 @@ class RayRun:
         deadline = time.monotonic() + limit_s
         for j, ref in calls.items():
             with contextlib.suppress(TimeoutError, StageFailed):
-                counts = self._get(ref, f"buffer {j}", ENDING, left(deadline))
+                get = partial(self._get, who=f"buffer {j}", doing=ENDING, timeout=left(deadline))
+                counts = once_there(ref, self._buffers[j].statistics.remote, get, deadline)
                 if (producer := self._outcome.ends.get(j)) is not None:
                     counts = books(counts, producer.passes, self._reports.histories[j + 1].read)
                 reader = self._outcome.ends.get(j + 1)
-                unused = max(0, counts["sampled"] - reader.passes) if reader is not None else 0
-                told[j] = BufferSummary(after_stage=j, **counts, fetched_unused=unused)
+                used = reader.passes if reader is not None else counts["sampled"]
+                counts["sampled"] = max(counts["sampled"], used)  # it may be there since its reader's last sampling
+                told[j] = BufferSummary(after_stage=j, **counts, fetched_unused=counts["sampled"] - used)
         self._outcome.buffers[:] = [told[j] for j in sorted(told)]
 
     def outcome(self) -> Outcome:

@@ -278,6 +278,8 @@ class StageInPlace:
         reason, _ = about
         began = time.monotonic()
         self._later_trains = self._pace.release()
+        if self._out is not None:
+            self._out.send_on()
         if reason == turn.FULL:
             if self._out is not None and self._later_trains:  # otherwise nobody reads any more, and no place is needed
                 self._out.reserve(self._passes.next_name, wait=True)

@@ -9,12 +9,18 @@ import pytest
 
 from asyncdgl.buffers.given import Given
 from asyncdgl.engine.history import Completeness, Faults, History, books
-from asyncdgl.engine.reports import Saving
+from asyncdgl.engine.reports import Chunk, Reports, Saving
 from asyncdgl.engine.restart import Attempts, plan_restart, whole_passes, with_death
 from asyncdgl.errors import NeedsRestart, StageFailed
-from asyncdgl.rundir.checkpoint import Checkpoint, Position, StagePosition
+from asyncdgl.observer import NullObserver
+from asyncdgl.rundir.checkpoint import Checkpoint, Position, StagePosition, unsaved
 from asyncdgl.rundir.records import EpochLine, EvaluationLine, Fault
 from asyncdgl.rundir.trace import PassRecord, by_stage, lineage, staleness
+
+CONFIG = {
+    **{"stages": 2, "epochs": 1, "algorithm": "async-dgl"},
+    **{"checkpoint": SimpleNamespace(every=None), "evaluation": SimpleNamespace(every=1)},
+}
 
 
 def made(stage: int, step: int, source: int | None = None, incarnation: int = 0, **others: Any) -> PassRecord:
@@ -66,6 +72,57 @@ def test_what_was_given_is_given_again_until_it_counts() -> None:
     assert log.again(3) == 30
     log.count(6)
     assert (gone, log.again(5)) == ([0, 10, 20, 30, 40], 50), "the reader may still be reading the last one"
+
+
+def test_what_can_be_given_again_begins_somewhere() -> None:
+    """A log that began late has the number that its reader expects, and not what the reader needs again."""
+    log, _ = given(1, 100)
+    log.number = 4  # the samplings before were another one's, which is gone
+    assert log.first == 4
+    log.add(40)
+    assert (log.first, log.number) == (4, 5)
+    with pytest.raises(LookupError, match="sampling 0"):
+        log.again(0)
+
+
+def test_what_was_read_was_made_though_nobody_reported_it() -> None:
+    reports = Reports(SimpleNamespace(**CONFIG), NullObserver(), unsaved, None, lambda stage, step: None)
+    reports.write(1, Chunk(records=[made(1, step) for step in range(3)]))
+    reports.write(2, Chunk(records=[made(2, 0, 1), made(2, 1, 2)]))
+    reports.check_whole()
+    assert (reports.made(1), reports.made(2)) == (3, 2)
+    reports.write(2, Chunk(records=[made(2, 2, 4)]))  # of a process that died before it could tell
+    assert reports.made(1) == 5
+    with pytest.raises(StageFailed, match="stage 2 read what stage 1 made in step 4") as failure:
+        reports.check_whole()
+    assert failure.value.process == "stage 1"
+    reports.write(2, Chunk(records=[made(2, 3, 9, source_incarnation=3)]))
+    assert reports.made(1) == 5, "another incarnation's passes are other passes"
+    reports.write(1, Chunk(records=[made(1, step) for step in range(3, 5)]))
+    reports.check_whole()
+
+
+def test_nobody_goes_on_from_other_bits() -> None:
+    """The run ends with the stage's mistake, and asks all stages once more where they stand."""
+    told: list[PassRecord] = []
+    saved: list[int] = []
+
+    def keep(passes: Any, elapsed_s: float, stages: Any, arrays: Any, stage: int | None = None) -> Checkpoint:
+        saved.append(stages[0].stage)
+        return unsaved(passes, elapsed_s, stages, arrays)
+
+    observer = NullObserver()
+    observer.passed = told.extend  # type: ignore[method-assign, assignment]
+    reports = Reports(SimpleNamespace(**CONFIG), observer, keep, None, lambda stage, step: None)
+    first = [made(1, step) for step in range(3)]
+    reports.write(1, Chunk(records=first))
+    with pytest.raises(StageFailed, match="does not repeat its own bits"):
+        reports.write(1, Chunk(records=[first[1]._replace(loss=2.0)]))
+    for stage in (1, 2):
+        last = Chunk(records=[made(stage, 3 * (2 - stage), 0)], checkpoint=(kept(stage, 4).of(stage), {}))
+        reports.write(stage, last, is_last=True)
+    assert [record[:3] for record in told] == [(1, 0, 0), (1, 0, 1), (1, 0, 2), (2, 0, 0)]
+    assert 1 not in saved
 
 
 def test_what_counts_for_nobody_has_an_end() -> None:
