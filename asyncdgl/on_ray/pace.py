@@ -82,8 +82,16 @@ class PaceActor:
 
     async def gone(self, caller: Caller) -> None:
         """This process of a stage is to come, an earlier one has died: it holds nobody, and nobody listens to it."""
-        stage, self._lives[caller.stage] = caller
+        self._replace(caller)
+
+    def _replace(self, caller: Caller) -> None:
+        """Once for each process: it may be there before the driver's word of it."""
+        stage, life = caller
+        if life <= self._lives[stage]:
+            return
+        self._lives[stage] = life
         self._starts[stage] += 1  # whoever waits for it under an older count does not hold others in its name
+        self._training.again(stage)
         self._pace.release(stage)
         self._wake()
 
@@ -103,7 +111,7 @@ class PaceActor:
             How often it has asked to start.
         """
         stage = self._admit(caller)
-        self._lives[stage] = caller.life
+        self._replace(caller)
         self._starts[stage] = max(self._starts[stage], starts)
         if is_trained:
             self._training.done(stage)

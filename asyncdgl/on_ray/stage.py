@@ -123,6 +123,7 @@ class StageInPlace:
         self._accounted_s = 0.0  # computing and waiting since `_spent_at`
         self._spent_at = 0.0
         self._stopped = self._failed = False
+        self._is_due_to_tell = False  # that the quota is done
         self._dozing: Doze | None = None
         self._timed = 0  # passes that this process has made
         self._chunk = Chunk()
@@ -161,7 +162,11 @@ class StageInPlace:
         deadline = time.monotonic() + (0.0 if self._pace.is_stopping() else seconds)
         self._spent_at = self._spent_at or time.monotonic()  # what comes before the first chunk stretches no pass
         between_turns = True
-        while not (self._stopped or self._chunk.checkpoint) and not (between_turns and time.monotonic() >= deadline):
+        if self._is_due_to_tell:
+            self._is_due_to_tell, self._later_trains = False, self._pace.trained()
+        while not (self._stopped or self._is_due_to_tell or self._chunk.checkpoint) and not (
+            between_turns and time.monotonic() >= deadline
+        ):
             if self._dozing is not None and not self._doze(self._dozing, deadline):
                 break
             try:
@@ -242,7 +247,8 @@ class StageInPlace:
             self._out.drop(entry.source.name)
 
     def _trained(self, _: None) -> None:
-        self._later_trains = self._pace.trained()
+        """Others stop on that word: it is given once these updates are reported, or it might die with this process."""
+        self._is_due_to_tell = True
 
     def _spent(self, _: None) -> float:
         now = time.monotonic()

@@ -64,6 +64,7 @@ _keep = StageActor._keep
 _drops = Outbox._drops
 _reserve = Outbox.reserve
 _write = Reports.write
+_replace = PaceActor._replace
 _plan = restart.plan_restart
 _again = Given.again
 _count = Given.count
@@ -261,3 +262,11 @@ def a_place_is_not_reserved_again(self: Outbox, name: Any, wait: bool) -> bool:
 def the_run_goes_on_from_other_bits(self: Reports, stage: int, chunk: Any, is_last: bool = False) -> None:
     self.histories[stage].repeats = True
     _write(self, stage, chunk, is_last)
+
+
+@bug(PaceActor, "_replace")
+def a_late_word_counts_again(self: PaceActor, caller: Caller) -> None:
+    stage, life = caller
+    is_late = life == self._lives[stage] > 0
+    _replace(self, caller)
+    self._starts[stage] += is_late

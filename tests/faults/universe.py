@@ -281,7 +281,9 @@ class Universe:
                 check_buffer(actor.name, actor.instance)
 
     def _served(self, actor: Actor, call: Call) -> None:
-        if actor.instance is not None:
+        names = {process.name for process in self.world.processes.values()}
+        is_late = call.method == "gone" and f"stage {call.args[0].stage}" in names  # the next process is there already
+        if actor.instance is not None and not is_late:
             try:
                 check_call(actor.instance, call.method, call.args)
             except Broken as error:
@@ -290,7 +292,9 @@ class Universe:
     def make_passes(self, config: Any, dataset: Any, number: int, clock: Any) -> StagePasses:
         def compute() -> bool:
             self.world.sleep(self._plan.pass_s * (0.5 + self.world.random.random()))
-            errs = number in self._errs and passes.next_name in self._recorded
+            # A buffer that died takes what its producer makes again for what was made first: that is not recoverable.
+            buffers_live = not any(name.startswith("buffer") for name in self._died)
+            errs = number in self._errs and buffers_live and passes.next_name in self._recorded
             if errs:
                 self._errs.discard(number)
                 self._erred = True
