@@ -23,7 +23,7 @@ from asyncdgl.on_ray.ends import Inbox, Outbox
 from asyncdgl.on_ray.evaluator import EvaluatorClient
 from asyncdgl.on_ray.pace import Caller, PaceActor
 from asyncdgl.on_ray.silence import Silence
-from asyncdgl.on_ray.stage import StageActor
+from asyncdgl.on_ray.stage import StageInPlace
 from asyncdgl.on_ray.transport.memory import EntryMemory, Stored
 from asyncdgl.rundir import arrays
 
@@ -60,7 +60,7 @@ def _all_passes(passes: Any) -> dict[int, int]:
 
 
 _add = _Steps.add
-_keep = StageActor._keep
+_keep = StageInPlace._keep
 _drops = Outbox._drops
 _reserve = Outbox.reserve
 _write = Reports.write
@@ -71,7 +71,7 @@ _count = Given.count
 _insert = BufferActor.insert
 _connect = Inbox._connect
 _evaluate = EvaluatorClient.evaluate
-_init = StageActor.__init__
+_init = StageInPlace.__init__
 _begin_reading = BufferActor.begin_reading
 
 
@@ -97,8 +97,8 @@ async def an_insert_is_answered_before_it_is_done(self: BufferActor, life: int, 
     return following
 
 
-@bug(StageActor, "_keep")
-def a_checkpoint_comes_before_its_entries_are_sent(self: StageActor) -> None:
+@bug(StageInPlace, "_keep")
+def a_checkpoint_comes_before_its_entries_are_sent(self: StageInPlace) -> None:
     with patch.object(Outbox, "flush", lambda out: None):
         _keep(self)
 
@@ -110,8 +110,8 @@ async def a_stage_that_waits_wakes_nobody(self: PaceActor, caller: Caller) -> bo
     return self._training.later_than(stage)
 
 
-@bug(StageActor, "__init__")
-def the_clock_is_not_restored(self: StageActor, *args: Any) -> None:
+@bug(StageInPlace, "__init__")
+def the_clock_is_not_restored(self: StageInPlace, *args: Any) -> None:
     _init(self, *args)
     self._turn.v = 0.0
 

@@ -59,8 +59,9 @@ def installed(world: World, ray: VirtualRay, system: System, doings: Doings) -> 
         "transport.memory": {"os": system, "mmap": system},
         "buffer": {"ray": ray, "time": clock},
         "pace": {"time": clock},
-        "stage": {"time": clock, "set_up_torch": _nothing, "open_dataset": _nothing}
-        | {"make_passes": doings.make_passes},
+        "stage": {"time": clock, "set_up_torch": _nothing, "make_passes": doings.make_passes},
+        "stage_actor": {"time": clock, "set_up_torch": _nothing, "open_dataset": _nothing},
+        "spares": {"ray": ray, "time": clock},
         "evaluator": {"ray": ray, "set_up_torch": _nothing, "open_dataset": _nothing}
         | {"make_evaluator": lambda *_: evaluator},
         "run": {"ray": ray, "time": clock, "START_LIMIT_S": 20.0, "secrets": secrets},
@@ -77,7 +78,7 @@ def installed(world: World, ray: VirtualRay, system: System, doings: Doings) -> 
         "plan.memory": {"KEPT_BYTES": 1},  # so that the least that is kept is kept
         "rundir.arrays": {"to_disk": doings.to_disk},
         "rundir.checkpoint": {"to_disk": doings.to_disk, "save_arrays": doings.save_arrays},
-        "rundir.writer": {"to_disk": doings.to_disk},
+        "rundir.lines": {"to_disk": doings.to_disk},
     }
     with contextlib.ExitStack() as stack:
         for module, values in ({f"on_ray.{name}": of for name, of in on_ray.items()} | others).items():

@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
+from weakref import WeakValueDictionary
 
 from faults.loop import VirtualLoop
 from faults.world import Process, World
@@ -205,6 +206,8 @@ class Actor:
             raise RuntimeError("nobody calls")
         if world.tells:
             world.tell(f"{caller.name} -> {self.name}: {method}{reprlib.repr(args)}")
+        if method == "take_place":
+            self.name = f"stage {args[0].number}"
         ref = Ref(caller)
         call = Call(ref, method, copied(args) if args else args)
         arrives = max(world.now + 0.0002 + world.latency(), self._last.get(caller.pid, 0.0) + 1e-7)
@@ -260,19 +263,30 @@ def _name(cls: type, args: tuple[Any, ...]) -> str:
     names = {"PaceActor": "the pace keeper", "EvaluationActor": "the evaluator"}
     if cls.__name__ in names:
         return names[cls.__name__]
-    return f"stage {args[2]}" if cls.__name__ == "StageActor" else f"buffer {args[1]}"
+    return "a stage" if cls.__name__ == "StageActor" else f"buffer {args[1]}"
 
 
 class Handle:
-    """An actor as others see it."""
+    """An actor as others see it, in any process."""
 
     def __init__(self, actor: Actor) -> None:
         self._actor = actor
+
+    def __reduce__(self) -> tuple[Callable[[int], Handle], tuple[int]]:
+        _ACTORS[id(self._actor)] = self._actor
+        return _handle, (id(self._actor),)
 
     def __getattr__(self, method: str) -> Any:
         if method.startswith("__"):
             raise AttributeError(method)
         return SimpleNamespace(remote=lambda *args: self._actor.submit(method, args))
+
+
+_ACTORS: WeakValueDictionary[int, Actor] = WeakValueDictionary()
+
+
+def _handle(number: int) -> Handle:
+    return Handle(_ACTORS[number])
 
 
 class VirtualRay:
