@@ -38,8 +38,7 @@ from asyncdgl.rundir.checkpoint import Keep, StagePosition, unsaved
 from asyncdgl.rundir.outcome import Outcome, StageEnd
 from asyncdgl.rundir.records import BufferSummary, Process
 
-CHUNK_S = 0.5
-CHUNKS_AHEAD = 2
+CHUNK_S, CHUNKS_AHEAD = 0.5, 2
 """Chunks that a stage has been asked for: it goes on with the next while the driver reads the last."""
 
 START_LIMIT_S, COUNT_LIMIT_S = 180.0, 0.4
@@ -178,12 +177,13 @@ class RayRun:
         """Train until every stage has stopped, then evaluate the final weights."""
         self._ahead_s = {j: self._clock_ahead_s(j) for j in self._numbers}
         self._origin = time.monotonic() - self._began_s
-        for j in self._numbers:
-            self._begin(j)
         beside = {PACE: self._pace, **{f"buffer {j}": actor for j, actor in self._buffers.items()}}
         watch = Watch(beside, self._reports.faults, self._now, self._forget, self._is_there_again)
         silence = Silence(self._config.ray.deaf_s, beside, self._outcome.processes, self._observer.noticed)
+        for name, actor in beside.items():  # once more: one may have been replaced before it was watched
+            self._greeted(name, self._get(actor.hello.remote(), name, BEGINNING))
         for j in self._numbers:
+            self._begin(j)
             silence.expect(f"stage {j}", START_LIMIT_S)
         takes: dict[str, Callable[[int, Any], None]] = {
             STARTING: self._came,
