@@ -180,8 +180,8 @@ class RayRun:
         beside = {PACE: self._pace, **{f"buffer {j}": actor for j, actor in self._buffers.items()}}
         watch = Watch(beside, self._reports.faults, self._now, self._forget, self._is_there_again)
         silence = Silence(self._config.ray.deaf_s, beside, self._outcome.processes, self._observer.noticed)
-        for name, actor in beside.items():  # once more: one may have been replaced before it was watched
-            self._greeted(name, self._get(actor.hello.remote(), name, BEGINNING))
+        # Once more: one may have been replaced before it was watched.
+        self._greet({name: actor.hello.remote() for name, actor in beside.items()})
         for j in self._numbers:
             self._begin(j)
             silence.expect(f"stage {j}", START_LIMIT_S)
