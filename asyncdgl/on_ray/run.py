@@ -40,8 +40,7 @@ from asyncdgl.rundir.checkpoint import Keep, StagePosition, unsaved
 from asyncdgl.rundir.outcome import Outcome, StageEnd
 from asyncdgl.rundir.records import BufferSummary, Process
 
-CHUNK_S = 0.5
-CHUNKS_AHEAD = 2
+CHUNK_S, CHUNKS_AHEAD = 0.5, 2
 """Chunks that a stage has been asked for: it goes on with the next while the driver reads the last."""
 
 START_LIMIT_S, COUNT_LIMIT_S = 180.0, 0.4
@@ -174,12 +173,13 @@ class RayRun:
         if self.origin is None:
             self.origin = time.monotonic() - self._began_s
         self._reports.faults.all_work_again(self.now())
-        for j in self._numbers:
-            self._begin(j)
         beside = {PACE: self._pace, **{f"buffer {j}": actor for j, actor in self._buffers.items()}}
         watch = Watch(beside, self._reports.faults, self.now, self._forget, self._is_there_again)
         silence = Silence(self._config.ray.deaf_s, beside, self._outcome.processes, self._observer.noticed)
+        # Once more: one may have been replaced before it was watched.
+        self._greet({name: actor.hello.remote() for name, actor in beside.items()})
         for j in self._numbers:
+            self._begin(j)
             silence.expect(f"stage {j}", START_LIMIT_S)
         takes: dict[str, Callable[[int, Any], None]] = {
             STARTING: self._came,

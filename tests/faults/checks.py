@@ -39,12 +39,12 @@ def check_pace(actor: Any) -> None:
         demand(future.done() or not may_go(), f"the pace keeper: nobody wakes stage {stage}")
 
 
-def check_call(actor: Any, method: str, args: Sequence[Any]) -> None:
+def check_call(actor: Any, method: str, args: Sequence[Any], producer: int) -> None:
     """What has to be so once a call was served."""
     if method == "gone":
         demand(actor._pace._moving.get(args[0].stage) is None, f"stage {args[0].stage} is gone, and holds others")
     if method == "through_ray" and args[1] in ("insert", "places"):
-        demand(args[2][0] >= actor._producer, f"{args[1]} of life {args[2][0]} was taken after that of a later one")
+        demand(args[2][0] >= producer, f"{args[1]} of life {args[2][0]} was taken after that of a later one")
 
 
 def check_buffer(name: str, actor: Any) -> None:

@@ -11,38 +11,21 @@ import pytest
 
 SEEDS, AT_ONCE = 300, 50
 
-FOUND = {
-    "a_repeated_entry_is_taken": 11,
-    "an_insert_is_answered_before_it_is_done": 13,
-    "a_checkpoint_comes_before_its_entries_are_sent": 116,
-    "a_stage_that_waits_wakes_nobody": 1,
-    "the_clock_is_not_restored": 0,
-    "what_is_given_again_counts_as_used_again": 11,
-    "what_is_given_again_is_the_one_after": 11,
-    "a_stage_goes_on_as_the_same_incarnation": 77,
-    "momentum_is_not_restored": 0,
-    "the_step_is_not_restored": 0,
-    "passes_made_again_are_not_compared": 465,
-    "a_checkpoint_counts_before_what_it_rests_on": 373,
-    "a_later_process_says_nothing_of_what_it_drops": 575,
-    "the_number_of_the_draw_is_not_restored": 0,
-    "the_pace_keeper_is_not_told_who_has_trained": 66,
-    "a_dead_stage_holds_others": 0,
-    "a_place_is_free_though_another_needs_it": 1,
-    "what_was_fetched_of_a_dead_buffer_is_waited_for": 44,
-    "one_too_many_is_let_go": 11,
-    "an_evaluation_is_not_asked_for_again": 10,
-    "an_epoch_is_told_twice": 61,
-    "nobody_ends_who_is_deaf": 108,
-    "a_damaged_checkpoint_is_read": 362,
-    "inserts_of_an_older_life_are_taken": 811,
-    "what_is_not_kept_is_asked_for_again": 201,
-    "a_place_is_not_reserved_again": 1706,
-    "a_buffer_that_starts_again_has_no_books": 1121,
-    "what_waits_keeps_the_place_it_waits_for": 4124,
-    "the_run_goes_on_from_other_bits": 795,
+RARE = {
+    "a_checkpoint_counts_before_what_it_rests_on",
+    "a_damaged_checkpoint_is_read",
+    "inserts_of_an_older_life_are_taken",
+    "passes_made_again_are_not_compared",
+    "a_late_word_counts_again",
+    "what_waits_keeps_the_place_it_waits_for",
+    "what_was_read_was_not_made",
+    "a_place_is_not_reserved_again",
+    "a_buffer_that_starts_again_has_no_books",
+    "a_later_process_says_nothing_of_what_it_drops",
+    "what_is_not_kept_is_asked_for_again",
+    "the_run_goes_on_from_other_bits",
 }
-"""A seed that finds each planted bug."""
+"""Planted bugs that need more seeds than a test has time for: `python tests/faults/run.py --bugs` looks for them."""
 
 
 @pytest.fixture(scope="module")
@@ -76,23 +59,25 @@ def test_a_seed_is_the_same_run_again(of) -> None:
         assert first == second
 
 
-def test_each_bug_has_its_seed(of) -> None:
-    assert {*FOUND} == {*of.bugs.BUGS}
-    assert len(FOUND) >= 20
-
-
-@pytest.mark.parametrize("name", sorted(FOUND))
-def test_a_planted_bug_is_found(of, name) -> None:
+def first_seed(of: SimpleNamespace, name: str) -> int | None:
+    """One that finds a planted bug; it moves with every message that is sent."""
     with of.bugs.planted(name):
-        assert of.simulate(of.plan(FOUND[name])).problem
+        return next((seed for seed in range(SEEDS) if of.simulate(of.plan(seed)).problem), None)
+
+
+def test_planted_bugs_are_found(of) -> None:
+    assert {*of.bugs.BUGS} > RARE
+    missed = [name for name in sorted({*of.bugs.BUGS} - RARE) if first_seed(of, name) is None]
+    assert not missed
 
 
 def test_a_failure_is_shrunk_to_what_matters(of) -> None:
     name = "momentum_is_not_restored"
+    seed = first_seed(of, name)
     with of.bugs.planted(name):
-        faults = of.run.fewest(of.plan(FOUND[name]))
-        assert of.simulate(of.plan(FOUND[name]), faults).problem
-        assert f"--seed {FOUND[name]}" in of.run.report(FOUND[name])
+        faults = of.run.fewest(of.plan(seed))
+        assert of.simulate(of.plan(seed), faults).problem
+        assert f"--seed {seed}" in of.run.report(seed)
     assert len(faults) == 1
 
 

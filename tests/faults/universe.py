@@ -285,7 +285,7 @@ class Universe:
         is_late = call.method == "gone" and f"stage {call.args[0].stage}" in names  # the next process is there already
         if actor.instance is not None and not is_late:
             try:
-                check_call(actor.instance, call.method, call.args)
+                check_call(actor.instance, call.method, call.args, call.producer)
             except Broken as error:
                 self._end(f"Broken: {error}")
 

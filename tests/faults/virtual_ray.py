@@ -73,10 +73,15 @@ def _set(loop: VirtualLoop, future: asyncio.Future[Any]) -> None:
 
 
 class Call:
-    """One call on its way to an actor."""
+    """One call on its way to an actor.
+
+    Attributes:
+        producer: of a buffer: which life of its producer wrote there as the call began.
+    """
 
     def __init__(self, ref: Ref, method: str, args: tuple[Any, ...]) -> None:
         self.ref, self.method, self.args = ref, method, args
+        self.producer = -1
 
 
 class Actor:
@@ -239,6 +244,7 @@ class Actor:
 
     async def _run(self, call: Call) -> None:
         value, error = None, None
+        call.producer = getattr(self.instance, "_producer", -1)
         try:
             value = copied(await getattr(self.instance, call.method)(*call.args))
         except Exception as raised:
