@@ -12,6 +12,7 @@ import pytest
 SEEDS, AT_ONCE = 300, 50
 
 RARE = {
+    "a_checkpoint_comes_before_its_entries_are_sent",
     "a_checkpoint_counts_before_what_it_rests_on",
     "a_damaged_checkpoint_is_read",
     "inserts_of_an_older_life_are_taken",
