@@ -142,6 +142,12 @@ def _delay_problems(config: RunConfig) -> list[str]:
     except ConfigError as error:
         return error.problems
     found = profile.problems(config.stages)
+    if config.algorithm == "sync-dgl":
+        found += [
+            f"delays.profile {profile.name}: link {j} loses entries, but sync-dgl needs each of them: use async-dgl"
+            for j in range(1, config.stages)
+            if profile.link(j).loss
+        ][:1]
     lengths = profile.lengths_in_use(config.stages)
     has_clock = config.runtime == "ray" or (config.runtime == "virtual" and config.virtual.step_times is not None)
     if profile.unit == "seconds" and not has_clock and lengths:
