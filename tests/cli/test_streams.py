@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,10 @@ def test_a_run_ends_well_though_nobody_listens(tmp_path, command) -> None:
 
 
 def begun(folder: Path, before: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    command = [*before, *LONG]
+    heard = partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
     process = subprocess.Popen(
-        [*before, *LONG], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=heard
     )
     trace = folder / "run" / "trace.jsonl"
     while not trace.exists() or trace.stat().st_size == 0:
