@@ -33,10 +33,12 @@ class RayProcesses:
         self._is_noticed = threading.Event()
         self._has_ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._others: set[int] = set()
         self._found: dict[str, psutil.Process] = {}
         self.dead: str | None = None
 
     def __enter__(self) -> RayProcesses:
+        self._others = {child.pid for child in psutil.Process().children(recursive=True)}  # another cluster's
         self._thread.start()
         return self
 
@@ -76,7 +78,7 @@ class RayProcesses:
     def _find(self) -> None:
         for child in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.Error):
-                if child.name() in NAMES:
+                if child.pid not in self._others and child.name() in NAMES:
                     self._found[child.name()] = child
 
 

@@ -1,4 +1,4 @@
-"""One run of two epochs whose stages get 25 SIGKILLs at seeded moments: are its bits those that it would have had?
+"""One run whose stages get 25 SIGKILLs at seeded moments: are its bits those that it would have had?
 
 `sync-dgl` is compared with `sim` without any kill, stage by stage; each other run with its own replay.
 """
@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -21,17 +22,18 @@ from typing import Any
 import psutil
 
 HERE = Path(__file__).parent
-SYNC = ["--algorithm", "sync-dgl"]
+SYNC = ["--algorithm", "sync-dgl", "--epochs", "2"]
+LONGER = ["--epochs", "20"]  # the others go on while one is dead, and would have done their quota soon
 CONFIGS: dict[str, list[str]] = {
     "sync-dgl": SYNC,
-    "async-dgl": [],
-    "on_full: block": ["--set", "buffer.on_full=block", "--sampler", "fifo", "--max-reuse", "3"],
-    "max_reuse": ["--max-reuse", "2", "--sampler", "uniform"],
-    "int8": ["--codec", "int8"],
-    "wan": ["--delay-profile", "wan"],
+    "async-dgl": LONGER,
+    "on_full: block": [*LONGER, "--set", "buffer.on_full=block", "--sampler", "fifo", "--max-reuse", "3"],
+    "max_reuse": [*LONGER, "--max-reuse", "2", "--sampler", "uniform"],
+    "int8": [*LONGER, "--codec", "int8"],
+    "wan": [*LONGER, "--delay-profile", "wan"],
 }
-BASE = ["--stages", "4", "--width", "8", "--epochs", "2", "--batch-size", "8", "--set", "checkpoint.every=10"]
-PASSES = 4 * 2 * (1437 // 8)  # of all stages, at least
+BASE = ["--stages", "4", "--width", "8", "--batch-size", "8", "--set", "checkpoint.every=10"]
+DIED = re.compile(r"^stage (\d): its process died", re.MULTILINE)
 SCRIPT = [sys.executable, "-m", "asyncdgl"]
 
 
@@ -50,24 +52,27 @@ def stages_of(driver: psutil.Process) -> list[psutil.Process]:
 def run_and_kill(arguments: list[str], out: Path, seed: int, kills: int) -> list[int]:
     """A run whose stages are killed, each time once so many passes are in the trace; after how many each was."""
     draws = random.Random(seed)
-    moments = sorted(draws.randrange(PASSES - PASSES // 10) for _ in range(kills))
+    passes = 4 * int(arguments[arguments.index("--epochs") + 1]) * (1437 // 8)  # of all stages, at least
+    moments = sorted(draws.randrange(passes - passes // 10) for _ in range(kills))
     killed: list[int] = []
-    log = out.with_suffix(".log").open("w")
+    log = out.with_suffix(".log")
     command = [*SCRIPT, "run", *BASE, *arguments, "--out", str(out)]
-    process = subprocess.Popen(command, stdout=log, stderr=log)
+    with log.open("w") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=file)
     driver, trace = psutil.Process(process.pid), out / "trace.jsonl"
-    before: Counter[bytes] = Counter()
+    before: Counter[str] = Counter()
     while process.poll() is None:
-        lines = trace.read_bytes().splitlines() if trace.exists() else []
+        lines = trace.read_text().splitlines() if trace.exists() else []
         if len(killed) < kills and len(lines) >= max(1, moments[len(killed)]):
-            made = Counter(line.split(b",")[0] for line in lines)  # by stage
+            made = Counter(line.split(",")[0].removeprefix('{"stage":') for line in lines)
+            died = DIED.findall(log.read_text())
             # Whoever took a dead one's place is not hit before it has come to work: three deaths at one pass end a run.
-            if len(made) == 4 and all(made[stage] > before[stage] for stage in made) and (victims := stages_of(driver)):
+            at_work = len(died) == len(killed) and (not died or made[died[-1]] > before[died[-1]])
+            if len(made) == 4 and at_work and (victims := stages_of(driver)):
                 draws.choice(victims).send_signal(signal.SIGKILL)
                 before = made
                 killed.append(len(lines))
         time.sleep(0.02)
-    log.close()
     return killed
 
 
@@ -104,11 +109,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=25)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", choices=list(CONFIGS), default=None)
+    parser.add_argument("--only", choices=list(CONFIGS), nargs="+", default=list(CONFIGS))
     arguments = parser.parse_args()
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     results = []
-    for name in CONFIGS if arguments.only is None else [arguments.only]:
+    for name in arguments.only:
         with tempfile.TemporaryDirectory() as folder:
             results.append(one(name, Path(folder), arguments.seed, arguments.kills))
         print(json.dumps(results[-1]), flush=True)
