@@ -44,7 +44,7 @@ def test_a_stopped_stage_holds_nobody(run_ray) -> None:
 
     def on_start(ray_run) -> None:
         state["pid"] = next(p.pid for p in ray_run.outcome().processes if p.name == "stage 2")
-        state["origin"] = lambda: ray_run._origin
+        state["origin"] = lambda: ray_run.origin
 
     tree = {**SMALL, "model": {"width": 32}, "stages": 3, "pace": "free", "epochs": 14}
     recorder = run_ray(tree, on_start=on_start, on_passes=stop_stage_2)
