@@ -112,13 +112,14 @@ def main() -> None:
     parser.add_argument("--only", choices=list(CONFIGS), nargs="+", default=list(CONFIGS))
     arguments = parser.parse_args()
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    results = []
+    kept = HERE / "results" / "in_one_run.json"
+    kept.parent.mkdir(exist_ok=True)
     for name in arguments.only:
         with tempfile.TemporaryDirectory() as folder:
-            results.append(one(name, Path(folder), arguments.seed, arguments.kills))
-        print(json.dumps(results[-1]), flush=True)
-        (HERE / "results").mkdir(exist_ok=True)
-        (HERE / "results" / "in_one_run.json").write_text(json.dumps(results, indent=1) + "\n")
+            result = one(name, Path(folder), arguments.seed, arguments.kills)
+        print(json.dumps(result), flush=True)
+        others = [r for r in (json.loads(kept.read_text()) if kept.exists() else []) if r["config"] != name]
+        kept.write_text(json.dumps([*others, result], indent=1) + "\n")
 
 
 if __name__ == "__main__":

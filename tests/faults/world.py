@@ -123,7 +123,7 @@ class World:
         while not self.over:
             if not events:
                 raise Stuck("nothing is to happen any more: " + self._who_waits())
-            when, _, process, what, args = heapq.heappop(events)
+            when, number, process, what, args = heapq.heappop(events)
             if process is not None:
                 if not process.alive:
                     continue
@@ -134,7 +134,7 @@ class World:
                 self.now = when
             self.steps += 1
             if self.steps in at_step:
-                heapq.heappush(events, (when, next(self._count), process, what, args))
+                heapq.heappush(events, (when, number, process, what, args))
                 for fault in at_step.pop(self.steps):
                     fault()
                 continue
