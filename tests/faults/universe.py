@@ -26,7 +26,7 @@ from asyncdgl.observer import NullObserver, Several
 from asyncdgl.on_ray.run import RayRun
 from asyncdgl.plan.memory import checkpoints_kept
 from asyncdgl.rundir import arrays
-from asyncdgl.rundir.checkpoint import keeper, remove_checkpoints_after, stage_checkpoints
+from asyncdgl.rundir.checkpoint import keeper
 from asyncdgl.rundir.outcome import Outcome
 from asyncdgl.rundir.reader import Run, _read_metrics
 from asyncdgl.rundir.records import CHECKPOINTS, CONFIG, METRICS, TRACE
@@ -187,13 +187,11 @@ class Universe:
         """As ``ResumeSession`` does."""
         folder, config = self._folder, self._plan.config
         left = Run(folder, config, None, None, _read_metrics(folder / METRICS))
-        found = {j: stage_checkpoints(left, j) for j in range(1, config.stages + 1)}
-        restart = going_on.plan_restart(left, {j: kept for j, (kept, _) in found.items()})
-        refused = [text for j, (_, said) in found.items() if restart.stages[j].kept is None for text in said]
+        restart, problems = going_on.find_restart(left)
+        refused = [text for j, said in problems.items() if restart.stages[j].kept is None for text in said]
         demand(not refused, f"can't be gone on with: {refused}")
-        writer.keep_only(restart.records, restart.lines)
+        going_on.go_back(writer, restart)
         for j, stage in restart.stages.items():
-            remove_checkpoints_after(folder, j, stage.kept.of(j).step if stage.kept is not None else 0)
             self.world.tell(f"stage {j} goes on as {stage.incarnation}, {len(stage.live)} passes live")
         return restart
 
