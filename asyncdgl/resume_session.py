@@ -84,9 +84,8 @@ class ResumeSession(Session):
 
     def _find_past(self, observer: Observer) -> None:
         writer = self._writer
-        left = self._left = read_run(
-            self._left.path, self._left.given, to_go_on=True
-        )  # now that nobody else writes there
+        # Once more, now that nobody else writes there.
+        left = self._left = read_run(self._left.path, self._left.given, to_go_on=True)
         writer.environment = left.environment
         sha256 = self._dataset.sha256 if self._dataset is not None else None
         here = describe_environment(self.config, sha256, available_cores())

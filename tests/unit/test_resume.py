@@ -159,10 +159,12 @@ def test_a_run_that_is_stopped_between_two_turns_loses_nothing(tmp_path, whole, 
     assert len(recorder.trace) == len(whole(name)["trace"]) - len(made)
 
 
-def test_who_is_stopped_before_all_is_repeated_leaves_the_run_as_it_was(tmp_path, whole) -> None:
+@pytest.mark.parametrize("epochs", [None, 4])
+def test_who_is_stopped_before_all_is_repeated_leaves_the_run_as_it_was(tmp_path, whole, epochs) -> None:
+    """With its old epochs, too."""
     out, _ = kept_by(tmp_path)
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    session = ResumeSession(asyncdgl.load_run(out), StopWhileRepeating())
+    session = ResumeSession(asyncdgl.load_run(out), StopWhileRepeating(), epochs)
     session.prepare()
     with pytest.raises(Interrupted):
         session.execute(NullObserver())
@@ -282,18 +284,6 @@ def test_epochs_are_raised_as_if_they_had_been_asked_for(tmp_path, whole, whole_
     run = asyncdgl.resume(out)
     assert run.config.epochs == 4
     assert did(out) == whole_of_four(name)
-
-
-def test_who_is_stopped_before_all_is_repeated_has_its_old_epochs(tmp_path, whole) -> None:
-    out, _ = kept_by(tmp_path)
-    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    session = ResumeSession(asyncdgl.load_run(out), StopWhileRepeating(), epochs=4)
-    session.prepare()
-    with pytest.raises(Interrupted):
-        session.execute(NullObserver())
-    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
-    asyncdgl.resume(out)
-    assert did(out) == whole("sim-async")
 
 
 def test_epochs_that_cannot_be_raised_are_refused(tmp_path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -322,16 +324,21 @@ def test_the_metrics_as_a_frame(tmp_path, small_config, evaluation_of) -> None:
 # --- No room ----------------------------------------------------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def files_end_at(nbytes: int) -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (nbytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
 def test_a_line_for_which_there_is_no_room_is_not_begun_and_none_follows_it(tmp_path) -> None:
     lines = Lines(tmp_path / "trace.jsonl")
     lines.append("whole\n")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
-    try:
-        with pytest.raises(NotWritten, match="can't be written: File too large"):
-            lines.append("too long\n")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with files_end_at(10), pytest.raises(NotWritten, match="can't be written: File too large"):
+        lines.append("too long\n")
     with pytest.raises(NotWritten, match="File too large"):
         lines.append("1\n")
     assert (tmp_path / "trace.jsonl").read_text() == "whole\n"
@@ -342,13 +349,8 @@ def test_a_line_for_which_there_is_no_room_is_not_begun_and_none_follows_it(tmp_
 def test_a_replacement_for_which_there_is_no_room_leaves_the_file_as_it_was(tmp_path) -> None:
     lines = Lines(tmp_path / "trace.jsonl")
     lines.append("whole\n")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
-    try:
-        with pytest.raises(NotWritten, match="File too large"):
-            lines.replaced(["another", "and more"])
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with files_end_at(10), pytest.raises(NotWritten, match="File too large"):
+        lines.replaced(["another", "and more"])
     assert [path.name for path in tmp_path.iterdir()] == ["trace.jsonl"]
     lines.append("goes on\n")
     assert (tmp_path / "trace.jsonl").read_text() == "whole\ngoes on\n"
