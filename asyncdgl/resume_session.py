@@ -100,10 +100,9 @@ class ResumeSession(Session):
         from asyncdgl.engine.restart import find_restart
 
         same_bits = self._is_raised and self.config.algorithm == "sync-dgl"
-        restart, problems = find_restart(self._left, only_trained if same_bits else lambda kept, stage: True)
-        unusable = [said for j, said in problems.items() if restart.stages[j].kept is None]
-        self._refuse([text for said in unusable for text in said])
-        for text in (text for said in problems.values() for text in said):
+        restart, problems, anew = find_restart(self._left, only_trained if same_bits else lambda kept, stage: True)
+        self._refuse(anew)
+        for text in problems:
             observer.noticed(f"going on: {text}")
         observer.noticed(f"going on: {restart.where}")
         kept = [stage.kept.position.wall_seconds for stage in restart.stages.values() if stage.kept is not None]

@@ -255,7 +255,7 @@ class Session:
 
         self._begins_anew = True
         attempts.failed(error, len(self._writer.records))
-        restart, _ = find_restart(self.left())
+        restart, *_ = find_restart(self.left())
         known = self._outcome.faults if self._outcome is not None else []
         at_s = 0.0 if self._origin is None else time.monotonic() - self._origin
         self._restart = replace(restart, faults=with_death(known, error.process, at_s), origin=self._origin)

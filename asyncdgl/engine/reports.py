@@ -109,6 +109,11 @@ class Reports:
                 self.evaluations.completed(j, line.end_s, weights if is_due else None)
                 self.histories[j].completes(line.epoch)
 
+    @property
+    def trained(self) -> list[int]:
+        """The stages that have done their quota of updates."""
+        return [j for j, history in self.histories.items() if history.epochs == self._epochs]
+
     def made(self, j: int) -> int:
         """How many passes a stage is known to have made: those recorded, and those whose entries were read."""
         history, reader = self.histories[j], self.histories.get(j + 1)

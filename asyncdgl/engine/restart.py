@@ -146,16 +146,23 @@ def plan_restart(run: Run, kept: Mapping[int, Sequence[Checkpoint]]) -> Restart:
 
 def find_restart(
     left: Run, fits: Callable[[Checkpoint, int], bool] = lambda kept, stage: True
-) -> tuple[Restart, dict[int, list[str]]]:
-    """Where a run goes on, by what its directory holds; and what is wrong with checkpoints there, by stage.
+) -> tuple[Restart, list[str], list[str]]:
+    """Where a run goes on, by what its directory holds.
 
     Args:
         left: what the run has left.
         fits: whether a stage's checkpoint that is whole is wanted.
+
+    Returns:
+        Where; what is wrong with checkpoints there; and that of them because of which a stage would begin anew.
     """
     found = {j: stage_checkpoints(left, j) for j in range(1, left.config.stages + 1)}
     restart = plan_restart(left, {j: [c for c in kept if fits(c, j)] for j, (kept, _) in found.items()})
-    return restart, {j: said for j, (_, said) in found.items() if said}
+    problems = [text for _, said in found.values() for text in said]
+    # Where all go back together and one has no file yet, nobody could go on from one that is whole either.
+    counts = left.config.algorithm != "sync-dgl" or all(kept or said for kept, said in found.values())
+    anew = [text for j, (_, said) in found.items() if counts and restart.stages[j].kept is None for text in said]
+    return restart, problems, anew
 
 
 def go_back(writer: RunWriter, restart: Restart) -> None:

@@ -86,11 +86,6 @@ class Training:
         before, self.last = self.last, max(self._training, default=0)
         return self.last < before
 
-    def again(self, stage: int) -> None:
-        """Its process has died: whatever that said, another one may have updates to make again."""
-        self._training.add(stage)
-        self.last = max(self.last, stage)
-
     def later_than(self, stage: int) -> bool:
         """Whether a later stage still trains."""
         return self.last > stage

@@ -91,7 +91,6 @@ class PaceActor:
             return
         self._lives[stage] = life
         self._starts[stage] += 1  # whoever waits for it under an older count does not hold others in its name
-        self._training.again(stage)
         self._pace.release(stage)
         self._wake()
 
@@ -99,13 +98,12 @@ class PaceActor:
         """Ends when this process does."""
         await asyncio.Event().wait()
 
-    async def begin(self, caller: Caller, starts: int, is_trained: bool) -> int:
+    async def begin(self, caller: Caller, starts: int) -> int:
         """A stage's process is there, or this one: it is told what another one may have known.
 
         Args:
             caller: the stage.
             starts: how often it has asked to start, as far as it knows.
-            is_trained: whether it has done its quota of updates.
 
         Returns:
             How often it has asked to start.
@@ -113,12 +111,14 @@ class PaceActor:
         stage = self._admit(caller)
         self._replace(caller)
         self._starts[stage] = max(self._starts[stage], starts)
-        if is_trained:
-            self._training.done(stage)
         return self._starts[stage]
 
     async def have_trained(self, stages: list[int]) -> None:
-        """These stages have done their quota: they may have ended, and ask no more."""
+        """These stages have done their quota, and reported it.
+
+        Earlier ones stop on that word. A stage does not say it itself: its report might be lost with its process, and
+        the next one would have to train on what nobody makes any more.
+        """
         for stage in stages:
             self._training.done(stage)
 
@@ -153,11 +153,9 @@ class PaceActor:
         self._wake()
         return self._training.later_than(stage)
 
-    async def trained(self, caller: Caller) -> bool:
-        """The stage has done its quota of updates; returns whether a later stage still trains."""
-        stage = self._admit(caller)
-        self._training.done(stage)
-        return self._training.later_than(stage)
+    async def later_trains(self, caller: Caller) -> bool:
+        """Whether a later stage still trains."""
+        return self._training.later_than(self._admit(caller))
 
     async def reached(self, stage: int, due: float, starts: int) -> float:
         """Stage ``stage`` waits until the profile clock reaches ``due``, or for a while; returns where it is.
@@ -213,7 +211,6 @@ class PaceClient:
 
     def __init__(self, actor: Any, caller: Caller) -> None:
         self._actor, self._caller = actor, caller
-        self._is_trained = False
         self.starts = 0
         self._connect()
 
@@ -221,7 +218,7 @@ class PaceClient:
         while True:
             self._calls = Calls(self._actor)
             with contextlib.suppress(Lost):
-                self.starts = self._calls.ask("begin", self._caller, self.starts, self._is_trained)
+                self.starts = self._calls.ask("begin", self._caller, self.starts)
                 return
 
     def _ask(self, method: str, *args: Any) -> Any:
@@ -249,10 +246,9 @@ class PaceClient:
         """See ``PaceActor``."""
         return cast(bool, self._ask("release"))
 
-    def trained(self) -> bool:
+    def later_trains(self) -> bool:
         """See ``PaceActor``."""
-        self._is_trained = True
-        return cast(bool, self._ask("trained"))
+        return cast(bool, self._ask("later_trains"))
 
     def step_seconds(self, pass_seconds: float) -> float:
         """See ``PaceActor``."""

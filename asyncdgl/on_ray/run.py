@@ -106,6 +106,7 @@ class RayRun:
         self._place.find()
         pace = f"pace-{secrets.token_hex(8)}"  # other runs may use the cluster
         self._pace = self._place.actor(PaceActor, 0, SMALL_CPUS, name=pace).remote(config)
+        self._pace.have_trained.remote(self._reports.trained)
         pending = {PACE: self._pace.hello.remote()}
         self._most: list[int | None] = [None, *kept_for_restart(config)]
         for j in self._numbers:  # in pipeline order, since a machine starts only a few processes at a time
@@ -182,7 +183,7 @@ class RayRun:
             self._begin(j)
             silence.expect(f"stage {j}", START_LIMIT_S)
         takes: dict[str, Callable[[int, Any], None]] = {
-            STARTING: self._came,
+            STARTING: lambda j, greeting: self._greeted(f"stage {j}", greeting),
             BEGINNING: self._began,
             TRAINING: self._collect,
             ENDING: self._ended,
@@ -248,12 +249,8 @@ class RayRun:
     def _is_there_again(self, name: str, greeting: Mapping[str, Any]) -> None:
         self._greeted(name, greeting)
         self._observer.noticed(f"{name}: its process died; another one has taken its place")
-        if name == PACE:  # stages that have ended don't tell it any more
-            trained = [j for j, history in self._reports.histories.items() if history.epochs == self._config.epochs]
-            self._pace.have_trained.remote(trained)
-
-    def _came(self, j: int, greeting: Mapping[str, Any]) -> None:
-        self._greeted(f"stage {j}", greeting)
+        if name == PACE:
+            self._pace.have_trained.remote(self._reports.trained)
 
     def _began(self, j: int, passes_again: int) -> None:
         self._reports.histories[j].works_again(self.now(), passes_again)
@@ -262,6 +259,8 @@ class RayRun:
     def _collect(self, j: int, chunk: Chunk) -> None:
         for evaluation in self._reports.take(j, chunk):
             self._evaluator.evaluate(evaluation)
+        if chunk.epochs:
+            self._pace.have_trained.remote(self._reports.trained)
         if not (chunk.progress is not None and chunk.progress.stopped):
             self._ask(j, TRAINING, self._stages[j].run.remote(CHUNK_S))
         elif not self._asked[j]:

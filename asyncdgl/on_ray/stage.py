@@ -123,13 +123,13 @@ class StageInPlace:
         self._accounted_s = 0.0  # computing and waiting since `_spent_at`
         self._spent_at = 0.0
         self._stopped = self._failed = False
-        self._is_due_to_tell = False  # that the quota is done
+        self._has_news = False  # the quota is done
         self._dozing: Doze | None = None
         self._timed = 0  # passes that this process has made
         self._chunk = Chunk()
         self._answers = turn.answers_of(self)
-        if not self._passes.is_training:  # an earlier process has done the quota: who keeps pace may not know it
-            self._later_trains = self._pace.trained()
+        if not self._passes.is_training:  # an earlier process has done the quota
+            self._later_trains = self._pace.later_trains()
 
     @property
     def calls_over_sockets(self) -> bool:
@@ -162,9 +162,9 @@ class StageInPlace:
         deadline = time.monotonic() + (0.0 if self._pace.is_stopping() else seconds)
         self._spent_at = self._spent_at or time.monotonic()  # what comes before the first chunk stretches no pass
         between_turns = True
-        if self._is_due_to_tell:
-            self._is_due_to_tell, self._later_trains = False, self._pace.trained()
-        while not (self._stopped or self._is_due_to_tell or self._chunk.checkpoint) and not (
+        if self._has_news:
+            self._has_news, self._later_trains = False, self._pace.later_trains()
+        while not (self._stopped or self._has_news or self._chunk.checkpoint) and not (
             between_turns and time.monotonic() >= deadline
         ):
             if self._dozing is not None and not self._doze(self._dozing, deadline):
@@ -247,8 +247,8 @@ class StageInPlace:
             self._out.drop(entry.source.name)
 
     def _trained(self, _: None) -> None:
-        """Others stop on that word: it is given once these updates are reported, or it might die with this process."""
-        self._is_due_to_tell = True
+        """Earlier stages stop on that word, which the driver gives: the chunk ends."""
+        self._has_news = True
 
     def _spent(self, _: None) -> float:
         now = time.monotonic()
@@ -297,7 +297,7 @@ class StageInPlace:
 
     def _next(self, _: None) -> None:
         if not self._passes.is_training:
-            self._later_trains = self._pace.trained()
+            self._later_trains = self._pace.later_trains()
 
     def _stop(self, _: None) -> None:
         self._stopped = True

@@ -171,9 +171,9 @@ def the_number_of_the_draw_is_not_restored(self: Any, number: int) -> None:
     pass
 
 
-@bug(PaceActor, "have_trained")
-async def the_pace_keeper_is_not_told_who_has_trained(self: PaceActor, stages: list[int]) -> None:
-    pass
+@bug(on_ray_run.RayRun, "_is_there_again")
+def another_pace_keeper_is_not_told_who_has_trained(self: Any, name: str, greeting: Any) -> None:
+    self._greeted(name, greeting)
 
 
 @bug(PaceActor, "gone")
@@ -270,3 +270,9 @@ def a_late_word_counts_again(self: PaceActor, caller: Caller) -> None:
     is_late = life == self._lives[stage] > 0
     _replace(self, caller)
     self._starts[stage] += is_late
+
+
+@bug(StageInPlace, "_trained")
+def a_stage_has_trained_before_that_is_reported(self: StageInPlace, _: None) -> None:
+    self._pace._calls.ask("have_trained", [self._number])
+    self._has_news = True

@@ -187,8 +187,7 @@ class Universe:
         """As ``ResumeSession`` does."""
         folder, config = self._folder, self._plan.config
         left = Run(folder, config, None, None, _read_metrics(folder / METRICS))
-        restart, problems = going_on.find_restart(left)
-        refused = [text for j, said in problems.items() if restart.stages[j].kept is None for text in said]
+        restart, _, refused = going_on.find_restart(left)
         demand(not refused, f"can't be gone on with: {refused}")
         going_on.go_back(writer, restart)
         for j, stage in restart.stages.items():
