@@ -107,7 +107,11 @@ class BufferActor:
         Args:
             life: of the producer; an earlier process of it, which is dead, writes here no more.
             following: what it will send next, if it has sent nothing here.
+
+        Raises:
+            Replaced: the producer has another process by now.
         """
+        self._check(life)
         self._buffer.begin(following.incarnation, following.step)
         self._producer = life
         for place in self._lent:
@@ -168,6 +172,9 @@ class BufferActor:
         else:
             place = self._memory.place(stored_bytes(payload))
             stored = await self._copy(self._mapped.write, place, payload)
+            if life < self._producer:  # meanwhile
+                self._memory.give_back(place)
+                raise Replaced
         self._memory.keep(stored.place)
         self._buffer.insert(Entry(source, stored, nbytes), self._now(now), unit, dropped)
         self._let_go()
@@ -259,16 +266,20 @@ class BufferActor:
         clock.add_done_callback(self._overtaken.discard)
         return now
 
-    async def reserve(self, name: PassName, wait: bool) -> bool:
-        """Keep a place for a coming entry; with ``wait``, wait a while for one."""
+    async def reserve(self, life: int, name: PassName, wait: bool) -> bool:
+        """Keep a place for a coming entry; with ``wait``, wait a while for one. For ``life`` see ``insert``."""
         deadline = time.monotonic() + (WAIT_S if wait else 0)
-        while not self._buffer.reserve(name):
-            if not await wait_for_change(self._changed, deadline):
-                return self._buffer.reserve(name)
-        return True
+        may_change = True
+        while True:
+            self._check(life)
+            has_place = self._buffer.reserve(name)
+            if has_place or not may_change:
+                return has_place
+            may_change = await wait_for_change(self._changed, deadline)
 
-    async def drop(self, names: list[PassName]) -> None:
-        """See ``ReplayBuffer.drop``."""
+    async def drop(self, life: int, names: list[PassName]) -> None:
+        """See ``ReplayBuffer.drop``; for ``life`` see ``insert``."""
+        self._check(life)
         for name in names:
             self._buffer.drop(name)
 

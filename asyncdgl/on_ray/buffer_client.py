@@ -50,9 +50,9 @@ class BufferClient:
         """See ``BufferActor``."""
         self._calls.ask("wait", now, starts)
 
-    def reserve(self, name: PassName, wait: bool) -> bool:
+    def reserve(self, life: int, name: PassName, wait: bool) -> bool:
         """See ``BufferActor``."""
-        return cast(bool, self._calls.ask("reserve", name, wait))
+        return cast(bool, self._calls.ask("reserve", life, name, wait))
 
     def places(self, life: int, nbytes: int, count: int) -> list[int]:
         """See ``BufferActor``."""
@@ -71,6 +71,6 @@ class BufferClient:
         """See ``BufferActor``; the answer is the place of the next entry, or None."""
         return self._calls.call("insert", life, source, payload, nbytes, now, unit, dropped)
 
-    def drop(self, names: list[PassName]) -> None:
+    def drop(self, life: int, names: list[PassName]) -> None:
         """See ``BufferActor``."""
-        self._calls.ask("drop", names)
+        self._calls.ask("drop", life, names)

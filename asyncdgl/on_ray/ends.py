@@ -156,7 +156,7 @@ class Outbox:
         self._buffer = BufferClient(self._actor)
         self._buffer.begin(self._life, self._queue[0][0].source.name if self._queue else self._following)
         for name in sorted(self._reserved):  # or what has a place here would come on top of what fills the other one
-            self._buffer.reserve(name, wait=False)
+            self._buffer.reserve(self._life, name, wait=False)
         self._memory = None if self._buffer.memory is None else MappedMemory(self._buffer.memory, writable=True)
 
     def sent_until(self, incarnation: int) -> int:
@@ -166,7 +166,7 @@ class Outbox:
     def reserve(self, name: PassName, wait: bool) -> bool:
         """See ``BufferActor.reserve``."""
         self.send_on()  # or what waits here would keep the places that it waits for
-        if not _again_where_lost(lambda: self._buffer.reserve(name, wait), self._connect):
+        if not _again_where_lost(lambda: self._buffer.reserve(self._life, name, wait), self._connect):
             return False
         self._reserved.add(name)
         return True
@@ -210,7 +210,7 @@ class Outbox:
             while self._wire or self._queue or self._dropped:
                 self._send_queued()
                 if not self._wire:
-                    self._buffer.drop(self._drops())
+                    self._buffer.drop(self._life, self._drops())
                 else:
                     self._take_answer()
 

@@ -106,7 +106,6 @@ class RayRun:
         self._place.find()
         pace = f"pace-{secrets.token_hex(8)}"  # other runs may use the cluster
         self._pace = self._place.actor(PaceActor, 0, SMALL_CPUS, name=pace).remote(config)
-        self._pace.have_trained.remote(self._reports.trained)
         pending = {PACE: self._pace.hello.remote()}
         self._most: list[int | None] = [None, *kept_for_restart(config)]
         for j in self._numbers:  # in pipeline order, since a machine starts only a few processes at a time
@@ -179,6 +178,7 @@ class RayRun:
         silence = Silence(self._config.ray.deaf_s, beside, self._outcome.processes, self._observer.noticed)
         # Once more: one may have been replaced before it was watched.
         self._greet({name: actor.hello.remote() for name, actor in beside.items()})
+        self._pace.have_trained.remote(self._reports.trained)
         for j in self._numbers:
             self._begin(j)
             silence.expect(f"stage {j}", START_LIMIT_S)

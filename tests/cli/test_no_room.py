@@ -63,6 +63,17 @@ def whole(tmp_path_factory) -> Callable[[str], list[str]]:
     return make
 
 
+def replayed(folder: Path) -> int:
+    """How many passes a replay has looked at: those made again, and those that read what nobody recorded.
+
+    On Ray the last records of a stage may not come, though the next one has read what these passes made.
+    """
+    done = asyncdgl(folder, "replay", "run")
+    assert done.returncode == 0, done.stderr
+    counts = re.findall(r"\((\d+) passes, every loss|: (\d+) more passes read what the trace", done.stdout)
+    return sum(int(one or other) for one, other in counts)
+
+
 @pytest.fixture
 def small_disk(tmp_path) -> Iterator[Path]:
     """A disk with room for some of a run, and a few of its checkpoints."""
@@ -92,7 +103,7 @@ def test_a_full_disk_ends_a_run_that_goes_on_once_there_is_room(whole, small_dis
     assert made > 0
     assert (run / "trace.jsonl").read_bytes().endswith(b"\n")
     with_room(small_disk)
-    assert f"({made} passes, every loss" in asyncdgl(small_disk, "replay", "run").stdout
+    assert replayed(small_disk) == made
     assert asyncdgl(small_disk, "report", "run").returncode == 0
     done = asyncdgl(small_disk, "resume", "run")
     assert done.returncode == 0, done.stderr
@@ -215,8 +226,4 @@ def test_shared_memory_that_others_fill_ends_a_run_that_goes_on_later(tmp_path) 
     assert done.stderr.endswith("Once the reason is gone, `asyncdgl resume run` goes on with it.\n")
     assert done.stderr.count("\n") == 2
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "failed"
-    replayed = asyncdgl(tmp_path, "replay", "run")
-    assert replayed.returncode == 0
-    # A stage whose last records did not come has made what the next one's passes read: these can't be replayed.
-    counts = re.findall(r"\((\d+) passes, every loss|: (\d+) more passes read what the trace", replayed.stdout)
-    assert sum(int(one or other) for one, other in counts) == passes(tmp_path / "run")
+    assert replayed(tmp_path) == passes(tmp_path / "run")

@@ -72,6 +72,7 @@ _insert = BufferActor.insert
 _connect = Inbox._connect
 _evaluate = EvaluatorClient.evaluate
 _init = StageInPlace.__init__
+_begin = BufferActor.begin
 _begin_reading = BufferActor.begin_reading
 
 
@@ -276,3 +277,9 @@ def a_late_word_counts_again(self: PaceActor, caller: Caller) -> None:
 def a_stage_has_trained_before_that_is_reported(self: StageInPlace, _: None) -> None:
     self._pace._calls.ask("have_trained", [self._number])
     self._has_news = True
+
+
+@bug(BufferActor, "begin")
+async def an_older_life_begins_once_more(self: BufferActor, life: int, following: Any) -> None:
+    self._producer = min(self._producer, life)
+    await _begin(self, life, following)

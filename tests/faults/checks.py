@@ -11,9 +11,14 @@ from faults.schedule import Plan
 
 from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.engine.build import make_clock
+from asyncdgl.on_ray.buffer import BufferActor
 from asyncdgl.rundir.outcome import Outcome
 from asyncdgl.rundir.records import EpochLine, EvaluationLine
 from asyncdgl.rundir.trace import TRAIN, PassRecord, by_stage
+
+
+OF_A_LIFE = {"begin", "places", "reserve", "insert", "drop"}
+"""What only the newest process of a producer may ask a buffer for."""
 
 
 class Broken(AssertionError):
@@ -43,7 +48,11 @@ def check_call(actor: Any, method: str, args: Sequence[Any], producer: int) -> N
     """What has to be so once a call was served."""
     if method == "gone":
         demand(actor._pace._moving.get(args[0].stage) is None, f"stage {args[0].stage} is gone, and holds others")
-    if method == "through_ray" and args[1] in ("insert", "places"):
+    elif (
+        method == "through_ray"
+        and isinstance(actor, BufferActor)
+        and args[1] in ("begin", "insert", "places", "reserve", "drop")
+    ):
         demand(args[2][0] >= producer, f"{args[1]} of life {args[2][0]} was taken after that of a later one")
 
 
