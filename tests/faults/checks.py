@@ -16,7 +16,6 @@ from asyncdgl.rundir.outcome import Outcome
 from asyncdgl.rundir.records import EpochLine, EvaluationLine
 from asyncdgl.rundir.trace import TRAIN, PassRecord, by_stage
 
-
 OF_A_LIFE = {"begin", "places", "reserve", "insert", "drop"}
 """What only the newest process of a producer may ask a buffer for."""
 
