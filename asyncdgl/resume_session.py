@@ -54,7 +54,7 @@ class ResumeSession(Session):
                 can be used.
         """
         super().prepare(observer)
-        self._writer = RunWriter(self._left.path.absolute(), goes_on=True)
+        self._writer = RunWriter(self._left.path.absolute(), goes_on=True, remembers=self.config.runtime != "ray")
         self._find_past(observer or NullObserver())
 
     def _open(self) -> tuple[Path, RunWriter]:

@@ -156,7 +156,7 @@ class Session:
     def _open(self) -> tuple[Path, RunWriter]:
         path = make_run_dir(self._out, self.config.name)
         # Ray starts in another working directory, where the path that the user sees would lead elsewhere.
-        return path, RunWriter(path.absolute())
+        return path, RunWriter(path.absolute(), remembers=self.config.runtime != "ray")
 
     def _begin(self) -> None:
         """Write down what is to be done."""
@@ -254,7 +254,7 @@ class Session:
         from asyncdgl.engine.restart import find_restart, go_back, with_death
 
         self._begins_anew = True
-        attempts.failed(error, len(self._writer.records))
+        attempts.failed(error, self._writer.passes)
         restart, *_ = find_restart(self.left())
         known = self._outcome.faults if self._outcome is not None else []
         at_s = 0.0 if self._origin is None else time.monotonic() - self._origin

@@ -73,7 +73,7 @@ class History:
     Attributes:
         life: which of its processes is listened to, from 0.
         incarnation: see ``StagePasses``.
-        read: steps of the producer whose entries it has used.
+        read: for each step of the producer, one byte: whether its entry was used.
         newest_read: the last of them, by the producer's incarnation.
         made: passes recorded.
         epochs: completed.
@@ -87,7 +87,7 @@ class History:
         self.incarnation = 0
         self.made = 0
         self.epochs = 0
-        self.read: set[int] = set()
+        self.read = bytearray()
         self.newest_read: dict[int, int] = {}
         self.kept: Checkpoint | None = None
         self.repeats = True
@@ -105,7 +105,8 @@ class History:
         """
         self.kept, self.incarnation = kept, incarnation
         self.made = kept.of(self.stage).step if kept is not None else 0
-        self.read.update(read)
+        for step in read:
+            self._has_read(step)
 
     def news(self, records: Sequence[PassRecord]) -> list[PassRecord]:
         """The passes that were not recorded before. They come in order.
@@ -122,12 +123,16 @@ class History:
                 raise StageFailed(f"stage {self.stage}: step {record.step} came where step {self.made} was due")
             new.append(record)
             if record.source_step is not None and record.source_incarnation is not None:
-                self.read.add(record.source_step)
+                self._has_read(record.source_step)
                 newest = self.newest_read.get(record.source_incarnation, -1)
                 self.newest_read[record.source_incarnation] = max(newest, record.source_step)
             self._since.append(record)
             self.made += 1
         return new
+
+    def _has_read(self, step: int) -> None:
+        self.read.extend(bytes(max(0, step + 1 - len(self.read))))
+        self.read[step] = 1
 
     def _compare(self, record: PassRecord) -> None:
         before = self._since[record.step - self._since[0].step]
@@ -210,16 +215,16 @@ class Completeness:
                 return
 
 
-def books(counts: Mapping[str, float], made: int, read: Collection[int]) -> dict[str, float]:
+def books(counts: Mapping[str, float], made: int, read: bytes | bytearray) -> dict[str, float]:
     """The counts of a buffer over all of its processes (rules 15 and 32).
 
     Args:
         counts: of the last process; those of others are gone with them.
         made: passes of the producer.
-        read: steps of the producer whose entries the reader has used.
+        read: see ``History``.
     """
     first = made - int(counts["sent"])  # what the last process got begins with this step
-    used = sum(step < first for step in read)
+    used = sum(read[:first])
     return {
         **counts,
         "sent": made,

@@ -174,7 +174,7 @@ def keeper(writer: RunWriter, wall_seconds: Callable[[], float], most: int = KEP
     ) -> Checkpoint:
         position = Position(
             config_sha256=config_sha256(writer.path),
-            passes=len(writer.records) if passes is None else passes,
+            passes=writer.passes if passes is None else passes,
             metrics_lines=len(writer.lines),
             elapsed_s=elapsed_s,
             wall_seconds=wall_seconds(),

@@ -31,7 +31,7 @@ from asyncdgl.rundir.records import (
     Fault,
     Summary,
 )
-from asyncdgl.rundir.trace import PassRecord
+from asyncdgl.rundir.trace import PassRecord, read_trace
 
 
 def check_out(out: Path) -> None:
@@ -94,15 +94,21 @@ def remove_run_dir(path: Path, is_given: bool, existed: bool) -> None:
 class RunWriter:
     """The observer that writes a run directory. Each line is in the file at once, whatever happens later.
 
+    Attributes:
+        passes: that stand in the trace.
+        lines: what stands in metrics.jsonl, so that nobody needs to read it back.
+
     Where there is no room, or the directory is gone, each of its methods raises ``NotWritten``.
     """
 
-    def __init__(self, path: Path, goes_on: bool = False) -> None:
+    def __init__(self, path: Path, goes_on: bool = False, remembers: bool = True) -> None:
         """Begin to write.
 
         Args:
             path: the run directory.
             goes_on: with what another process has written.
+            remembers: whether the passes also stay in memory. A run of days must not grow; one that makes a hundred
+                thousand passes a second must not read them back.
 
         Raises:
             ConfigError: another process writes there, or has written; or it can't be written.
@@ -116,11 +122,28 @@ class RunWriter:
             self._metrics = Lines(path / METRICS)
         except OSError as error:
             raise ConfigError(cannot_be_written(path, error)) from None
-        self.records: list[PassRecord] = []
-        """What stands in trace.jsonl, so that nobody needs to read it back."""
+        self._remembers = remembers
+        self._records: list[PassRecord] | None = []
+        self.passes = 0
         self.environment: Environment | None = None
         self.lines: list[EpochLine | EvaluationLine] = []
-        """The same of metrics.jsonl."""
+
+    @property
+    def records(self) -> list[PassRecord]:
+        """What stands in the trace.
+
+        Raises:
+            DataError: somebody has changed it.
+        """
+        if self._records is None:
+            path = self.path / TRACE
+            self._records = list(read_trace(path)) if path.is_file() else []
+        return self._records
+
+    def _hold(self, records: Sequence[PassRecord]) -> None:
+        """These are all."""
+        self.passes = len(records)
+        self._records = list(records) if self._remembers else None
 
     def cut(self, before: Run, passes: int, lines: int) -> None:
         """Go on with what another process has written: with its first passes and lines of metrics.
@@ -132,7 +155,7 @@ class RunWriter:
         """
         self._trace.keep_first(passes)
         self._metrics.keep_first(lines)
-        self.records[:] = before.records[:passes]
+        self._hold(before.records[:passes])
         self.lines[:] = before.lines[:lines]
         (self.path / SUMMARY).unlink(missing_ok=True)
 
@@ -147,7 +170,8 @@ class RunWriter:
         """
         self._trace = self._trace.replaced([record.to_json() for record in records])
         self._metrics = self._metrics.replaced([line.model_dump_json() for line in lines])
-        self.records[:], self.lines[:] = records, lines
+        self._hold(records)
+        self.lines[:] = lines
         (self.path / SUMMARY).unlink(missing_ok=True)
 
     def write_config(self, config: ResolvedConfig) -> None:
@@ -179,7 +203,11 @@ class RunWriter:
     def passed(self, records: Sequence[PassRecord]) -> None:
         """Lines of trace.jsonl."""
         self._trace.append("".join([record.to_json() + "\n" for record in records]))
-        self.records.extend(records)
+        self.passes += len(records)
+        if self._remembers:
+            self.records.extend(records)
+        elif records:
+            self._records = None
 
     def progressed(self, stage: int, progress: Progress) -> None:
         """See ``Observer``: nothing of it is kept."""

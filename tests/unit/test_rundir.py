@@ -123,15 +123,17 @@ def epoch_line(stage: int = 1, epoch: int = 1, **over: object) -> EpochLine:
     return EpochLine(stage=stage, epoch=epoch, **values)
 
 
-def test_what_is_written_is_read(tmp_path, small_config, record, evaluation_of, summary_of) -> None:
+@pytest.mark.parametrize("remembers", [True, False])
+def test_what_is_written_is_read(tmp_path, small_config, record, evaluation_of, summary_of, remembers) -> None:
     config = small_config(name="mine", delays={"profile": "slow_stage2", "slowdown": 1.1})
     trace = [record(1, 0, 1 / 3, loss=0.1), record(2, 0, 2 / 3, waits={"empty": 0.1 + 0.2})]
     lines = [epoch_line(), evaluation_of([1 / 3, 0.5, 0.75])]
     environment = describe_environment(config, "abc", 2)
-    writer = RunWriter(tmp_path)
+    writer = RunWriter(tmp_path, remembers=remembers)
     writer.write_config(config)
     writer.write_environment(environment)
     writer.passed(trace[:1])
+    assert (writer.records, writer.passes) == (trace[:1], 1)
     writer.passed(trace[1:])
     for line in lines:
         (writer.epoch_completed if isinstance(line, EpochLine) else writer.evaluated)(line)
