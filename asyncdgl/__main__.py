@@ -1,6 +1,20 @@
-"""`python -m asyncdgl`."""
+"""`asyncdgl`, and `python -m asyncdgl`: whoever presses Ctrl-C while it is still being imported sees no traceback."""
 
-from asyncdgl.cli.main import main
+import signal
+
+_is_ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+if _is_ours:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+from asyncdgl.cli.main import main  # noqa: E402  # click, and what it needs, take a tenth of a second
+
+
+def start() -> None:
+    """The console script."""
+    if _is_ours:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    main()
+
 
 if __name__ == "__main__":
-    main()
+    start()

@@ -120,6 +120,8 @@ def ray_cluster(
             "this process is in a Ray cluster already, and a run starts or joins one itself: call ray.shutdown() "
             "first, and give the cluster that you want as ray.address"
         )
+    if not is_utf8(str(empty_dir)):
+        raise ConfigError(f"{empty_dir} is not UTF-8, which Ray's paths have to be: choose another --out")
     address = wanted_address(config.ray.address)
     if address is not None:
         with joined_cluster(address, empty_dir):
@@ -132,6 +134,11 @@ def ray_cluster(
     gpus = visible_gpus() if config.device == "cuda" else 0
     with RayProcesses(on_stuck) as own, local_cluster(cpus, gpus, store, empty_dir, own.rest):
         yield own
+
+
+def is_utf8(path: str) -> bool:
+    """Whether the bytes of a path, as the system has them, are."""
+    return not any("\ud800" <= character <= "\udfff" for character in path)
 
 
 def _read_settings_again() -> None:

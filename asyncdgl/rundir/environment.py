@@ -34,9 +34,14 @@ def describe_environment(
         memory_bytes=psutil.virtual_memory().total,
         threads_per_stage=config.ray.threads or config.threads,
         data_sha256=data_sha256,
-        command=shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]]),
+        command=_readable(shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]])),
         processes=tuple(processes),
     )
+
+
+def _readable(text: str) -> str:
+    """Bytes of a path that are no UTF-8 are escaped: no file of a run could hold them otherwise."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _version(package: str) -> str | None:

@@ -37,6 +37,16 @@ def memory(mark: str) -> tuple[int, int]:
     return sum(entries.values()), everything
 
 
+def peaks_of(process: subprocess.Popen[bytes], mark: str, every_s: float) -> tuple[int, int]:
+    """The most that ``memory`` finds of a run until it ends."""
+    entries = everything = 0
+    while process.poll() is None:
+        now = memory(mark)
+        entries, everything = max(entries, now[0]), max(everything, now[1])
+        time.sleep(every_s)
+    return entries, everything
+
+
 def measure(size: int, data: Path) -> dict[str, Any]:
     """The peaks of one run."""
     with tempfile.TemporaryDirectory() as folder:
@@ -45,10 +55,7 @@ def measure(size: int, data: Path) -> dict[str, Any]:
         command += ["--data-dir", str(data), "--buffer-size", str(size), "--out", str(run)]
         environment = {**os.environ, MARK: folder, "RAY_USAGE_STATS_ENABLED": "0"}
         process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-        peaks = (0, 0)
-        while process.poll() is None:
-            peaks = tuple(max(pair) for pair in zip(peaks, memory(folder), strict=True))
-            time.sleep(1)
+        peaks = peaks_of(process, folder, every_s=1.0)
         assert process.returncode == 0
         buffers = json.loads((run / "summary.json").read_text())["buffers"]
     encoded = [buffer["peak_bytes"] for buffer in buffers]

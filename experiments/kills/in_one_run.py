@@ -23,7 +23,7 @@ import psutil
 
 HERE = Path(__file__).parent
 SYNC = ["--algorithm", "sync-dgl", "--epochs", "2"]
-LONGER = ["--epochs", "20"]  # the others go on while one is dead, and would have done their quota soon
+LONGER = ["--epochs", "60"]  # the others go on while one is dead, and would have done their quota soon
 CONFIGS: dict[str, list[str]] = {
     "sync-dgl": SYNC,
     "async-dgl": LONGER,
@@ -61,17 +61,23 @@ def run_and_kill(arguments: list[str], out: Path, seed: int, kills: int) -> list
         process = subprocess.Popen(command, stdout=file, stderr=file)
     driver, trace = psutil.Process(process.pid), out / "trace.jsonl"
     before: Counter[str] = Counter()
+    made: Counter[str] = Counter()  # by stage
+    read_until = 0
     while process.poll() is None:
-        lines = trace.read_text().splitlines() if trace.exists() else []
-        if len(killed) < kills and len(lines) >= max(1, moments[len(killed)]):
-            made = Counter(line.split(",")[0].removeprefix('{"stage":') for line in lines)
+        if trace.exists():
+            with trace.open("rb") as file:
+                file.seek(read_until)
+                lines = [line.decode() for line in file if line.endswith(b"\n")]
+            read_until += sum(map(len, lines))
+            made.update(line.split(",")[0].removeprefix('{"stage":') for line in lines)
+        if len(killed) < kills and made.total() >= max(1, moments[len(killed)]):
             died = DIED.findall(log.read_text())
             # Whoever took a dead one's place is not hit before it has come to work: three deaths at one pass end a run.
             at_work = len(died) == len(killed) and (not died or made[died[-1]] > before[died[-1]])
             if len(made) == 4 and at_work and (victims := stages_of(driver)):
                 draws.choice(victims).send_signal(signal.SIGKILL)
-                before = made
-                killed.append(len(lines))
+                before = made.copy()
+                killed.append(made.total())
         time.sleep(0.02)
     return killed
 

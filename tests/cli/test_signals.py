@@ -254,3 +254,23 @@ def test_deferred_work_is_not_broken_in_the_middle(start) -> None:
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=60)
     assert (process.returncode, stdout) == (130, "whole\nat the check\n"), stderr
+
+
+WHILE_IT_IS_IMPORTED = """
+import builtins, os, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+plain = builtins.__import__
+def importing(name, *args, **kwargs):
+    if name == "click":
+        os.kill(os.getpid(), signal.SIGINT)
+    return plain(name, *args, **kwargs)
+builtins.__import__ = importing
+from asyncdgl.__main__ import start
+print("still here")
+"""
+
+
+def test_whoever_stops_it_while_it_is_imported_sees_no_traceback(tmp_path) -> None:
+    command = [sys.executable, "-c", WHILE_IT_IS_IMPORTED]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -110,3 +111,23 @@ def test_a_temporary_folder_that_ray_cannot_use_is_found_before_anything_is_made
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stderr.startswith(f"Error: TMPDIR {tmp_path / name}: Ray needs")) == (2, True)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems make no such names")
+def test_a_name_that_is_no_utf8(tmp_path) -> None:
+    name = os.fsdecode(b"run-\xff")
+    command = [SCRIPT, *SMALL.split()[1:-1], name]
+    for ask in (command, [SCRIPT, "report", name], [SCRIPT, "replay", name]):
+        done = subprocess.run(ask, cwd=tmp_path, capture_output=True, timeout=120, check=False)
+        assert (done.returncode, done.stderr) == (0, b"")
+    assert json.loads((tmp_path / name / "environment.json").read_text())["command"].endswith(r"'run-\xff'")
+
+
+@pytest.mark.ray
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems make no such names")
+def test_ray_takes_no_name_that_is_no_utf8(tmp_path) -> None:
+    command = [SCRIPT, "run", "--stages", "2", "--width", "4", "--epochs", "1", "--out", os.fsdecode(b"run-\xff")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert b"is not UTF-8, which Ray's paths have to be: choose another --out" in done.stderr
+    assert [*tmp_path.iterdir()] == []
