@@ -8,13 +8,8 @@ if _is_ours:
 
 from asyncdgl.cli.main import main  # noqa: E402  # click, and what it needs, take a tenth of a second
 
-
-def start() -> None:
-    """The console script."""
-    if _is_ours:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    main()
-
+if _is_ours:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if __name__ == "__main__":
-    start()
+    main()

@@ -66,6 +66,7 @@ class ResumeSession(Session):
             from asyncdgl.engine.restart import go_back
 
             go_back(self._writer, self._restart)
+            self._left.let_go()
             self._raise()
         elif self._past is None:
             self._cut(0, 0)

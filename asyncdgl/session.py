@@ -137,7 +137,8 @@ class Session:
             self._train(Several(self._writer, observer))
             remove_checkpoints(self._writer.path)
         except BaseException as error:
-            if isinstance(error, ConfigError | DataError) and not self._begins_anew:  # nothing was computed
+            if isinstance(error, ConfigError | DataError) and not (self._begins_anew or self._writer.passes):
+                # Nothing was computed.
                 self._writer.close()
                 self._remove_run_dir(out_existed)
                 raise
@@ -228,6 +229,7 @@ class Session:
                 self._supervisor.check()
                 keep = keeper(self._writer, self._wall_seconds, checkpoints_kept(self.config))
                 ray_run = RayRun(self.config, data, observer, check, keep, self._restart)
+                self._restart = None  # it holds a trace
                 self._outcome = ray_run.outcome()
                 with self._concluded():
                     try:
@@ -302,10 +304,10 @@ class Session:
             status = "diverged" if isinstance(error, Diverged) else "failed"
             message = self._explain(error)
         with self._supervisor.unhurried():
-            self._summary = self._summarise(status, message)
             try:
                 if error is None:  # the run is complete once its model is kept
                     self._save_model()
+                self._summary = self._summarise(status, message)
                 self._writer.write_summary(self._summary)
                 if error is not None:
                     self._save_model()

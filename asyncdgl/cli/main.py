@@ -70,7 +70,7 @@ def _find_modules_here() -> None:
 
 
 def main() -> None:
-    """The console script: one message for every error, never a traceback for a user's mistake."""
+    """The command: one message for every error, never a traceback for a user's mistake."""
     if "_ASYNCDGL_COMPLETE" in os.environ:
         from asyncdgl.cli.completion import teach_bash
 

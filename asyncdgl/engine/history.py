@@ -223,6 +223,7 @@ def books(counts: Mapping[str, float], made: int, read: bytes | bytearray) -> di
         made: passes of the producer.
         read: see ``History``.
     """
+    made = max(made, int(counts["sent"]))  # a stage that is stopped while it makes passes again does not come so far
     first = made - int(counts["sent"])  # what the last process got begins with this step
     used = sum(read[:first])
     return {

@@ -180,6 +180,8 @@ class Reports:
             if history.completes(line.epoch):
                 self._observer.epoch_completed(line)
                 self.evaluations.completed(j, line.end_s, published and _copied(published))
+        if chunk.progress is not None:  # its line may have been lost, and an earlier process may have written it
+            history.completes(chunk.progress.epoch)
         if chunk.checkpoint is not None:
             # A process that takes this one's place needs no more, as long as this one lives. The run may have to go on
             # without: then all that the checkpoint rests on must be in the trace.

@@ -156,13 +156,15 @@ def find_restart(
     Returns:
         Where; what is wrong with checkpoints there; and that of them because of which a stage would begin anew.
     """
-    found = {j: stage_checkpoints(left, j) for j in range(1, left.config.stages + 1)}
-    restart = plan_restart(left, {j: [c for c in kept if fits(c, j)] for j, (kept, _) in found.items()})
-    problems = [text for _, said in found.values() for text in said]
-    # Where all go back together and one has no file yet, nobody could go on from one that is whole either.
-    counts = left.config.algorithm != "sync-dgl" or all(kept or said for kept, said in found.values())
-    anew = [text for j, (_, said) in found.items() if counts and restart.stages[j].kept is None for text in said]
-    return restart, problems, anew
+    stages = range(1, left.config.stages + 1)
+    found = {j: stage_checkpoints(left, j) for j in stages}
+    kept = {j: [checkpoint for checkpoint in found[j][0] if fits(checkpoint, j)] for j in stages}
+    said = {j: found[j][1] for j in stages}
+    restart = plan_restart(left, kept)
+    # Where all go back together and one has none yet, nobody could go on from one that is whole either.
+    counts = left.config.algorithm != "sync-dgl" or all(kept[j] or said[j] for j in stages)
+    anew = [text for j in stages if counts and restart.stages[j].kept is None for text in said[j]]
+    return restart, [text for j in stages for text in said[j]], anew
 
 
 def go_back(writer: RunWriter, restart: Restart) -> None:

@@ -121,7 +121,7 @@ def ray_cluster(
             "first, and give the cluster that you want as ray.address"
         )
     if not is_utf8(str(empty_dir)):
-        raise ConfigError(f"{empty_dir} is not UTF-8, which Ray's paths have to be: choose another --out")
+        raise ConfigError(f"{empty_dir} is not UTF-8, which Ray's paths have to be: choose another folder")
     address = wanted_address(config.ray.address)
     if address is not None:
         with joined_cluster(address, empty_dir):

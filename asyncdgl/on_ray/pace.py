@@ -199,7 +199,7 @@ class PaceActor:
 
 
 class PaceClient:
-    """The pace keeper as one stage sees it. One that has died is told again what it has to know.
+    """The pace keeper as one stage sees it. The next one is told how often the stage has asked.
 
     Args:
         actor: its handle.

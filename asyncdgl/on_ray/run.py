@@ -178,7 +178,7 @@ class RayRun:
         silence = Silence(self._config.ray.deaf_s, beside, self._outcome.processes, self._observer.noticed)
         # Once more: one may have been replaced before it was watched.
         self._greet({name: actor.hello.remote() for name, actor in beside.items()})
-        self._pace.have_trained.remote(self._reports.trained)
+        self._tell_who_has_trained()
         for j in self._numbers:
             self._begin(j)
             silence.expect(f"stage {j}", START_LIMIT_S)
@@ -221,15 +221,12 @@ class RayRun:
         """Seconds since training began."""
         return 0.0 if self.origin is None else time.monotonic() - self.origin
 
-    def _ask(self, j: int, doing: str, ref: Any) -> None:
-        self._asked[j].append((doing, ref))
-
     def _begin(self, j: int) -> None:
         """A stage's process begins; what it is asked for waits until it is there."""
         actor = self._stages[j]
-        self._ask(j, BEGINNING, actor.begin.remote((self.origin or 0.0) + self._ahead_s[j]))
+        self._asked[j].append((BEGINNING, actor.begin.remote((self.origin or 0.0) + self._ahead_s[j])))
         for _ in range(CHUNKS_AHEAD):
-            self._ask(j, TRAINING, actor.run.remote(CHUNK_S))
+            self._asked[j].append((TRAINING, actor.run.remote(CHUNK_S)))
 
     def _replace(self, j: int) -> None:
         """A stage's process has died: another takes its place, and makes again what was since its last checkpoint."""
@@ -243,14 +240,18 @@ class RayRun:
         step = history.kept.of(j).step if history.kept is not None else 0
         self._observer.noticed(f"stage {j}: its process died; another one goes on from step {step}")
         self._stages[j] = self._spares.take(self._nodes[f"stage {j}"]) or self._place.new_stage(j, *self._common)
-        self._ask(j, STARTING, self._take_place(j))
+        self._asked[j].append((STARTING, self._take_place(j)))
         self._begin(j)
 
     def _is_there_again(self, name: str, greeting: Mapping[str, Any]) -> None:
         self._greeted(name, greeting)
         self._observer.noticed(f"{name}: its process died; another one has taken its place")
         if name == PACE:
-            self._pace.have_trained.remote(self._reports.trained)
+            self._tell_who_has_trained()
+
+    def _tell_who_has_trained(self) -> None:
+        self._told = self._reports.trained
+        self._pace.have_trained.remote(self._told)
 
     def _began(self, j: int, passes_again: int) -> None:
         self._reports.histories[j].works_again(self.now(), passes_again)
@@ -259,12 +260,12 @@ class RayRun:
     def _collect(self, j: int, chunk: Chunk) -> None:
         for evaluation in self._reports.take(j, chunk):
             self._evaluator.evaluate(evaluation)
-        if chunk.epochs:
-            self._pace.have_trained.remote(self._reports.trained)
+        if self._reports.trained != self._told:
+            self._tell_who_has_trained()
         if not (chunk.progress is not None and chunk.progress.stopped):
-            self._ask(j, TRAINING, self._stages[j].run.remote(CHUNK_S))
+            self._asked[j].append((TRAINING, self._stages[j].run.remote(CHUNK_S)))
         elif not self._asked[j]:
-            self._ask(j, ENDING, self._stages[j].finish.remote(False))
+            self._asked[j].append((ENDING, self._stages[j].finish.remote(False)))
 
     def _counts(self, j: int, step: int) -> None:
         """A stage's checkpoint counts: its buffer need not keep what it has read before."""

@@ -92,6 +92,11 @@ class Run:
         path = self.path / TRACE
         return list(read_trace(path)) if path.is_file() else []
 
+    def let_go(self) -> None:
+        """Of the trace, which takes much memory: who asks for it again reads it again."""
+        for name in ("records", "passes"):
+            self.__dict__.pop(name, None)
+
     @cached_property
     def passes(self) -> dict[int, list[PassRecord]]:
         """The passes of each stage, in the order in which it made them."""

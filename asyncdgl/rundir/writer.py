@@ -133,12 +133,14 @@ class RunWriter:
         """What stands in the trace.
 
         Raises:
-            DataError: somebody has changed it.
+            DataError: somebody has changed it; who asks again finds nothing.
         """
-        if self._records is None:
+        records = self._records  # more may be written meanwhile, where a watching thread reads
+        if records is None:
+            self._records = []  # for who asks again where it can't be read
             path = self.path / TRACE
-            self._records = list(read_trace(path)) if path.is_file() else []
-        return self._records
+            self._records = records = list(read_trace(path)) if path.is_file() else []
+        return records
 
     def _hold(self, records: Sequence[PassRecord]) -> None:
         """These are all."""
@@ -254,7 +256,7 @@ class RunWriter:
     def as_run(
         self, config: ResolvedConfig, summary: Summary | None = None, given: Mapping[str, Any] = MappingProxyType({})
     ) -> Run:
-        """What a reader of the directory would find, without reading it back."""
+        """What a reader of the directory would find."""
         return Run(self.path, config, self.environment, summary, self.lines, self.records, given)
 
 

@@ -265,7 +265,7 @@ def importing(name, *args, **kwargs):
         os.kill(os.getpid(), signal.SIGINT)
     return plain(name, *args, **kwargs)
 builtins.__import__ = importing
-from asyncdgl.__main__ import start
+from asyncdgl.__main__ import main
 print("still here")
 """
 

@@ -129,5 +129,21 @@ def test_ray_takes_no_name_that_is_no_utf8(tmp_path) -> None:
     command = [SCRIPT, "run", "--stages", "2", "--width", "4", "--epochs", "1", "--out", os.fsdecode(b"run-\xff")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=120, check=False)
     assert done.returncode == 2
-    assert b"is not UTF-8, which Ray's paths have to be: choose another --out" in done.stderr
+    assert b"is not UTF-8, which Ray's paths have to be: choose another folder" in done.stderr
     assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.ray
+def test_whoever_writes_into_the_trace_of_a_run_takes_nothing_from_it(tmp_path) -> None:
+    command = [SCRIPT, "run", "--stages", "2", "--width", "4", "--epochs", "4", "--out", "run"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    trace = tmp_path / "run" / "trace.jsonl"
+    while not (trace.exists() and trace.stat().st_size):
+        assert process.poll() is None
+        time.sleep(0.01)
+    with trace.open("a") as file:
+        file.write("mine\n")
+    _, said = process.communicate(timeout=120)
+    assert (process.returncode, said.count("not a line of a trace")) == (1, 1)
+    assert status(tmp_path) == "failed"
+    assert (tmp_path / "run" / "model.safetensors").exists()

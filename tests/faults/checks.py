@@ -47,11 +47,7 @@ def check_call(actor: Any, method: str, args: Sequence[Any], producer: int) -> N
     """What has to be so once a call was served."""
     if method == "gone":
         demand(actor._pace._moving.get(args[0].stage) is None, f"stage {args[0].stage} is gone, and holds others")
-    elif (
-        method == "through_ray"
-        and isinstance(actor, BufferActor)
-        and args[1] in ("begin", "insert", "places", "reserve", "drop")
-    ):
+    elif method == "through_ray" and isinstance(actor, BufferActor) and args[1] in OF_A_LIFE:
         demand(args[2][0] >= producer, f"{args[1]} of life {args[2][0]} was taken after that of a later one")
 
 

@@ -134,7 +134,7 @@ class Universe:
         try:
             goes_on = (self._folder / TRACE).exists()
             self._resumed += goes_on
-            self._writer = writer = RunWriter(self._folder, goes_on)
+            self._writer = writer = RunWriter(self._folder, goes_on, remembers=False)
             restart = self._find_restart(writer) if goes_on else None
             keep = keeper(writer, lambda: 0.0, checkpoints_kept(self._plan.config))
             observer = Several(writer, Notes(self.world, self._recorded))

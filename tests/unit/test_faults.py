@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from asyncdgl.buffers.given import Given
+from asyncdgl.engine import restart as restarts
 from asyncdgl.engine.history import Completeness, Faults, History, books
 from asyncdgl.engine.reports import Chunk, Reports, Saving
-from asyncdgl.engine.restart import Attempts, plan_restart, whole_passes, with_death
+from asyncdgl.engine.restart import Attempts, find_restart, plan_restart, whole_passes, with_death
 from asyncdgl.errors import NeedsRestart, StageFailed
-from asyncdgl.observer import NullObserver
+from asyncdgl.observer import NullObserver, Progress
 from asyncdgl.rundir.checkpoint import Checkpoint, Position, StagePosition, unsaved
 from asyncdgl.rundir.records import EpochLine, EvaluationLine, Fault
 from asyncdgl.rundir.trace import PassRecord, by_stage, lineage, staleness
@@ -186,6 +187,8 @@ def test_the_books_of_a_buffer_that_died() -> None:
     assert found["sent"] == found["inserted"] + found["lost"] + found["lost_in_fault"]
     assert found["inserted"] == found["left"] + found["retired"] + found["overwritten_unused"]
     assert books({**counts, "sent": 16}, 16, b"\1") == {**counts, "sent": 16, "lost_in_fault": 0}
+    stopped = books({**counts, "sent": 9}, 4, b"\1\1")  # while its producer made passes again
+    assert (stopped["sent"], stopped["lost_in_fault"], stopped["retired"]) == (9, 0, 2)
 
 
 def test_an_incarnation_goes_on_from_where_the_one_before_it_stood() -> None:
@@ -258,6 +261,31 @@ def test_with_sync_dgl_all_stages_go_back_to_the_newest_step_that_they_share() -
     assert [(r.stage, r.step) for r in restart.records] == [(j, s) for j in (1, 2) for s in range(4)]
     found = [(s.kept.of(j).step, s.incarnation, s.lost, s.again) for j, s in sorted(restart.stages.items())]
     assert found == [(4, 0, 0, 5), (4, 0, 0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "of_stage_2", "fits", "anew"),
+    [
+        ("sync-dgl", ([], ["2 is cut"]), 9, ["1 is cut", "2 is cut"]),
+        ("sync-dgl", ([], []), 9, []),  # it has none yet: nobody could go on from one of stage 1
+        ("sync-dgl", ([kept(2, 4)], []), 9, ["1 is cut"]),
+        ("sync-dgl", ([kept(2, 4)], []), 3, []),  # it is not wanted
+        ("async-dgl", ([], []), 9, ["1 is cut"]),
+    ],
+)
+def test_damage_counts_where_it_is_why_a_stage_begins_anew(monkeypatch, algorithm, of_stage_2, fits, anew) -> None:
+    found = {1: ([], ["1 is cut"]), 2: of_stage_2}
+    monkeypatch.setattr(restarts, "stage_checkpoints", lambda run, stage: found[stage])
+    run = run_of([*(made(1, s) for s in range(9)), *(made(2, s, s) for s in range(5))], [], algorithm)
+    _, problems, because = find_restart(run, lambda checkpoint, stage: checkpoint.of(stage).step <= fits)
+    assert (problems, because) == (["1 is cut", *of_stage_2[1]], anew)
+
+
+def test_a_stage_has_trained_though_the_line_of_its_last_epoch_is_lost() -> None:
+    reports = Reports(SimpleNamespace(**CONFIG), NullObserver(), unsaved, None, lambda stage, step: None)
+    assert reports.trained == []
+    reports.write(2, Chunk(progress=Progress(epoch=1, updates=3, loss=None, accuracy=None, stopped=False)))
+    assert reports.trained == [2]
 
 
 def test_a_run_that_is_stopped_again_goes_on_in_a_third_incarnation() -> None:
