@@ -191,6 +191,8 @@ def local_cluster(
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_USAGE_STATS_ENABLED": "0",
+        # Ray's GCS keeps the last hundred thousand calls, a hundred megabytes, for a dashboard that is not there.
+        "RAY_task_events_report_interval_ms": "0",
         # Off Linux, Ray takes loopback as its own address and opens no other port; this asks for the same here.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     }
