@@ -38,6 +38,12 @@ class Faults:
         self.all.append(Fault(process=process, at_s=at_s, passes_again=again, lost_passes=lost))
         self._on_change(self.all)
 
+    @property
+    def missing(self) -> str | None:
+        """Of the processes that stages use, the last one that died and is not there again."""
+        gone = [fault.process for fault in self.all if fault.again_s is None]
+        return next((name for name in reversed(gone) if not name.startswith(("stage", "spare", "the evaluator"))), None)
+
     def all_work_again(self, at_s: float) -> None:
         """All processes have begun."""
         for place, fault in enumerate(self.all):

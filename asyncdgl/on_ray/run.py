@@ -90,6 +90,7 @@ class RayRun:
         self._ahead_s: dict[int, float] = {}
         self._asked: dict[int, deque[tuple[str, Any]]] = {j: deque() for j in self._numbers}  # for what, in order
         self._outcome = Outcome({}, [], None, faults=self._reports.faults.all)
+        self._who_died = lambda: dead_process(self._outcome.processes) or self._reports.faults.missing
         new_spare, told = partial(self._place.new_spare, *self._common), (self._greeted, self._forget, observer.noticed)
         self._spares = Spares(config.ray, new_spare, self._reports.faults, self.now, *told)
 
@@ -183,10 +184,8 @@ class RayRun:
             self._begin(j)
             silence.expect(f"stage {j}", START_LIMIT_S)
         takes: dict[str, Callable[[int, Any], None]] = {
-            STARTING: lambda j, greeting: self._greeted(f"stage {j}", greeting),
-            BEGINNING: self._began,
-            TRAINING: self._collect,
-            ENDING: self._ended,
+            **{STARTING: lambda j, greeting: self._greeted(f"stage {j}", greeting), BEGINNING: self._began},
+            **{TRAINING: self._collect, ENDING: self._ended},
         }
         while waiting := {asked[0][1]: j for j, asked in self._asked.items() if asked}:
             self._check()
@@ -347,4 +346,4 @@ class RayRun:
 
     def _get(self, ref: Any, who: str, doing: str, timeout: float | None = None) -> Any:
         """See ``result``."""
-        return result(ref, who, doing, self._check, lambda: dead_process(self._outcome.processes), timeout)
+        return result(ref, who, doing, self._check, self._who_died, timeout)

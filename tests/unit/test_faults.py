@@ -179,6 +179,17 @@ def test_a_checkpoint_is_complete_once_all_that_it_rests_on_is_recorded() -> Non
     assert [complete.of(j) for j in (1, 2, 3)] == [4, 3, 2]
 
 
+def test_who_is_missing_is_one_whom_stages_use() -> None:
+    faults = Faults()
+    for name in ("buffer 1", "stage 2", "the pace keeper", "the evaluator", "spare 1"):
+        faults.died(name, 1.0)
+    assert faults.missing == "the pace keeper"
+    faults.works_again("the pace keeper", 2.0)
+    assert faults.missing == "buffer 1"
+    faults.works_again("buffer 1", 2.0)
+    assert faults.missing is None
+
+
 def test_the_books_of_a_buffer_that_died() -> None:
     """It got steps 0 to 9, of which 0, 3 and 4 were read; another one got the rest."""
     counts = {"sent": 6, "inserted": 5, "sampled": 7, "retired": 2, "overwritten_unused": 1, "lost": 1, "left": 2}
