@@ -251,13 +251,14 @@ def test_a_stage_that_dies_again_and_again_at_one_pass_ends_the_run(run_ray) -> 
             os.kill(next(p.pid for p in state["run"].outcome().processes if p.name == "stage 2"), signal.SIGKILL)
 
     def began(ray_run: Any) -> None:
-        state["run"], came = ray_run, ray_run._came
+        state["run"], greeted = ray_run, ray_run._greeted
 
-        def die(j: int, greeting: Any) -> None:
-            came(j, greeting)
-            os.kill(greeting["pid"], signal.SIGKILL)
+        def die(name: str, greeting: Any) -> None:
+            greeted(name, greeting)
+            if name == "stage 2":
+                os.kill(greeting["pid"], signal.SIGKILL)
 
-        ray_run._came = die
+        ray_run._greeted = die
 
     with pytest.raises(StageFailed, match=r"stage 2: its process died 3 times at the same pass, step \d+") as failure:
         run_ray({**SMALL, "epochs": 50}, on_start=began, on_passes=kill)
