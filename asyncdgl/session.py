@@ -137,8 +137,8 @@ class Session:
             self._train(Several(self._writer, observer))
             remove_checkpoints(self._writer.path)
         except BaseException as error:
-            if isinstance(error, ConfigError | DataError) and not (self._begins_anew or self._writer.passes):
-                # Nothing was computed.
+            nothing_computed = not (self._begins_anew or self._writer.added)
+            if isinstance(error, ConfigError | DataError) and nothing_computed:
                 self._writer.close()
                 self._remove_run_dir(out_existed)
                 raise

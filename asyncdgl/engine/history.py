@@ -42,7 +42,7 @@ class Faults:
     def missing(self) -> str | None:
         """Of the processes that stages use, the last one that died and is not there again."""
         gone = [fault.process for fault in self.all if fault.again_s is None]
-        return next((name for name in reversed(gone) if not name.startswith(("stage", "spare", "the evaluator"))), None)
+        return next((name for name in reversed(gone) if name.startswith(("buffer", "the pace keeper"))), None)
 
     def all_work_again(self, at_s: float) -> None:
         """All processes have begun."""

@@ -120,7 +120,7 @@ def ray_cluster(
             "this process is in a Ray cluster already, and a run starts or joins one itself: call ray.shutdown() "
             "first, and give the cluster that you want as ray.address"
         )
-    if not is_utf8(str(empty_dir)):
+    if not _is_utf8(str(empty_dir)):
         raise ConfigError(f"{empty_dir} is not UTF-8, which Ray's paths have to be: choose another folder")
     address = wanted_address(config.ray.address)
     if address is not None:
@@ -136,7 +136,7 @@ def ray_cluster(
         yield own
 
 
-def is_utf8(path: str) -> bool:
+def _is_utf8(path: str) -> bool:
     """Whether the bytes of a path, as the system has them, are."""
     return not any("\ud800" <= character <= "\udfff" for character in path)
 

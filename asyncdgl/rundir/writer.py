@@ -94,11 +94,12 @@ def remove_run_dir(path: Path, is_given: bool, existed: bool) -> None:
 class RunWriter:
     """The observer that writes a run directory. Each line is in the file at once, whatever happens later.
 
+    Where there is no room, or the directory is gone, each of its methods raises ``NotWritten``.
+
     Attributes:
         passes: that stand in the trace.
+        added: how many of them by this process.
         lines: what stands in metrics.jsonl, so that nobody needs to read it back.
-
-    Where there is no room, or the directory is gone, each of its methods raises ``NotWritten``.
     """
 
     def __init__(self, path: Path, goes_on: bool = False, remembers: bool = True) -> None:
@@ -124,7 +125,7 @@ class RunWriter:
             raise ConfigError(cannot_be_written(path, error)) from None
         self._remembers = remembers
         self._records: list[PassRecord] | None = []
-        self.passes = 0
+        self.passes = self.added = 0
         self.environment: Environment | None = None
         self.lines: list[EpochLine | EvaluationLine] = []
 
@@ -206,6 +207,7 @@ class RunWriter:
         """Lines of trace.jsonl."""
         self._trace.append("".join([record.to_json() + "\n" for record in records]))
         self.passes += len(records)
+        self.added += len(records)
         if self._remembers:
             self.records.extend(records)
         elif records:

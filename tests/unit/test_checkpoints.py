@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from asyncdgl.errors import DataError
+import asyncdgl
+from asyncdgl.errors import ConfigError, DataError
+from asyncdgl.observer import Observer
 from asyncdgl.rundir.arrays import save_arrays
 from asyncdgl.rundir.checkpoint import (
     POSITION,
@@ -29,6 +31,7 @@ from asyncdgl.rundir.checkpoint import (
 )
 from asyncdgl.rundir.reader import Run, read_run
 from asyncdgl.rundir.writer import RunWriter
+from asyncdgl.session import Session
 
 REFUSED = r"damaged|no checkpoint of this version|belongs to another configuration"
 
@@ -52,11 +55,14 @@ class Kept:
 @pytest.fixture(params=[None, 2], ids=["whole-run", "of-a-stage"])
 def kept(request, tmp_path, small_config, record) -> Kept:
     """Both kinds of checkpoints: of all stages of `sim` and `virtual`, and of each stage on Ray."""
-    stage = request.param
-    path = tmp_path / "run"
+    return kept_in(tmp_path / "run", request.param, small_config(), record)
+
+
+def kept_in(path: Path, stage: int | None, config: Any, record: Callable[..., Any]) -> Kept:
+    """A run directory with checkpoints of this stage, or of the whole run."""
     path.mkdir()
     writer = RunWriter(path)
-    writer.write_config(small_config())
+    writer.write_config(config)
     writer.passed([record(1, step, step + 1.0) for step in range(8)])
     for step in (3, 7):
         numbers = (1, 2, 3) if stage is None else (stage,)
@@ -228,3 +234,20 @@ def test_those_after_a_step_are_removed_and_no_other(kept) -> None:
     of_a_stage = kept.newer.parent.name.startswith("stage")
     remove_checkpoints_after(kept.run.path, 3, 2 if of_a_stage else None)
     assert (kept.older.exists(), kept.newer.exists()) == (True, False)
+
+
+def test_a_resume_that_finds_no_place_in_its_cluster_is_wrong_input(
+    tmp_path, small_config, record, cache_folder, monkeypatch
+) -> None:
+    """It has passes that it did not make."""
+
+    def no_place(session: Session, observer: Observer) -> None:
+        raise ConfigError("no place")
+
+    path = tmp_path / "run"
+    kept_in(path, 1, small_config(runtime="ray"), record)
+    monkeypatch.setattr(Session, "_train", no_place)
+    with pytest.raises(ConfigError, match="no place"):
+        asyncdgl.resume(path)
+    run = read_run(path)
+    assert (len(run.records), run.summary) == (7, None)

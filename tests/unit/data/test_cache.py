@@ -295,19 +295,20 @@ def test_a_damaged_data_set_is_made_again_with_a_word(empty_cache, damage, says)
 
 
 KILLED = """
-import sys, time
+import sys
 from pathlib import Path
 from asyncdgl.data.scratch import scratch
 with scratch(Path(sys.argv[1])) as folder:
     (folder / "new").mkdir()
     print(folder, flush=True)
-    time.sleep(60)
+    sys.stdin.read()
 """
 
 
 def test_what_a_killed_process_left_is_removed_and_what_a_living_one_needs_is_not(tmp_path) -> None:
     def start() -> tuple[subprocess.Popen, Path]:
-        child = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        command = [sys.executable, "-c", KILLED, str(tmp_path)]
+        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         return child, Path(child.stdout.readline().strip())
 
     (dead, left), (alive, used) = start(), start()

@@ -126,18 +126,18 @@ def test_an_interrupt_ends_the_decoding_process(own_module, source_config, empty
 
 
 def test_the_decoding_process_dies_with_its_parent(own_module, empty_cache, tmp_path) -> None:
-    said = tmp_path / "pid"
-    path = own_module(SOURCE.replace("BODY", f"open({str(said)!r}, 'w').write(str(os.getpid())); time.sleep(600)"))
+    said, decodes = tmp_path / "pid", tmp_path / "decodes"
+    os.mkfifo(decodes)
+    body = f"open({str(said)!r}, 'w').write(str(os.getpid())); open({str(decodes)!r}, 'w').close(); time.sleep(600)"
+    path = own_module(SOURCE.replace("BODY", body))
     program = (
-        "import threading, time, os, pathlib, signal\n"
+        "import threading, os, signal\n"
         "from asyncdgl.config.sections import DataConfig\n"
         "from asyncdgl.data.cache import prepare\n"
         "def die():\n"
-        f"    pid = pathlib.Path({str(said)!r})\n"
-        "    while not (pid.exists() and pid.read_text()):\n"
-        "        time.sleep(0.01)\n"
+        f"    open({str(decodes)!r}).read()\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
-        "threading.Thread(target=die).start()\n"
+        "threading.Thread(target=die, daemon=True).start()\n"
         "prepare(DataConfig.model_construct(dataset='mine:source', data_dir=None, image_size=8))\n"
     )
     parent = subprocess.run([sys.executable, "-c", program], cwd=path.parent, check=False, timeout=60)
