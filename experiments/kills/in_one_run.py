@@ -34,6 +34,7 @@ CONFIGS: dict[str, list[str]] = {
 }
 BASE = ["--stages", "4", "--width", "8", "--batch-size", "8", "--set", "checkpoint.every=10"]
 DIED = re.compile(r"^stage (\d): its process died", re.MULTILINE)
+UNNOTICED_S = 10.0
 SCRIPT = [sys.executable, "-m", "asyncdgl"]
 
 
@@ -49,12 +50,17 @@ def stages_of(driver: psutil.Process) -> list[psutil.Process]:
     return found
 
 
-def run_and_kill(arguments: list[str], out: Path, seed: int, kills: int) -> list[int]:
-    """A run whose stages are killed, each time once so many passes are in the trace; after how many each was."""
+def run_and_kill(arguments: list[str], out: Path, seed: int, kills: int) -> tuple[int, int]:
+    """A run whose stages are killed, each time once so many passes are in the trace.
+
+    Returns:
+        How many were, and how many others that had told all they had to tell, so that nobody misses them.
+    """
     draws = random.Random(seed)
     passes = 4 * int(arguments[arguments.index("--epochs") + 1]) * (1437 // 8)  # of all stages, at least
     moments = sorted(draws.randrange(passes - passes // 10) for _ in range(kills))
-    killed: list[int] = []
+    killed = ended = 0
+    killed_at = 0.0
     log = out.with_suffix(".log")
     command = [*SCRIPT, "run", *BASE, *arguments, "--out", str(out)]
     with log.open("w") as file:
@@ -70,27 +76,29 @@ def run_and_kill(arguments: list[str], out: Path, seed: int, kills: int) -> list
                 lines = [line.decode() for line in file if line.endswith(b"\n")]
             read_until += sum(map(len, lines))
             made.update(line.split(",")[0].removeprefix('{"stage":') for line in lines)
-        if len(killed) < kills and made.total() >= max(1, moments[len(killed)]):
+        if killed < kills and made.total() >= max(1, moments[killed]):
             died = DIED.findall(log.read_text())
+            if len(died) < killed and time.monotonic() - killed_at > UNNOTICED_S:
+                killed, ended = killed - 1, ended + 1
             # Whoever took a dead one's place is not hit before it has come to work: three deaths at one pass end a run.
-            at_work = len(died) == len(killed) and (not died or made[died[-1]] > before[died[-1]])
+            at_work = len(died) == killed and (not died or made[died[-1]] > before[died[-1]])
             if len(made) == 4 and at_work and (victims := stages_of(driver)):
                 draws.choice(victims).send_signal(signal.SIGKILL)
-                before = made.copy()
-                killed.append(made.total())
+                before, killed_at, killed = made.copy(), time.monotonic(), killed + 1
         time.sleep(0.02)
-    return killed
+    return killed, ended
 
 
 def one(name: str, folder: Path, seed: int, kills: int) -> dict[str, Any]:
     """One configuration."""
     out, began = folder / "run", time.monotonic()
-    killed = run_and_kill(CONFIGS[name], out, seed, kills)
+    killed, ended = run_and_kill(CONFIGS[name], out, seed, kills)
     said = out.with_suffix(".log").read_text()
     if not (out / "summary.json").exists():
-        return {"config": name, "seed": seed, "kills": len(killed), "status": "no summary", "said": said}
+        return {"config": name, "seed": seed, "kills": killed, "status": "no summary", "said": said}
     summary = json.loads((out / "summary.json").read_text())
-    result: dict[str, Any] = {"config": name, "seed": seed, "kills": len(killed), "seconds": time.monotonic() - began}
+    result: dict[str, Any] = {"config": name, "seed": seed, "kills": killed, "kills of stages that had ended": ended}
+    result["seconds"] = time.monotonic() - began
     result["status"] = summary["status"]
     result["said"] = [line for line in said.splitlines() if line.startswith("Error")]
     result["deaths noticed"] = dict(Counter(fault["process"] for fault in summary["faults"]))

@@ -102,6 +102,12 @@ def watch(
     return process.returncode, killed, [p.pid for p in left]
 
 
+def is_complete(run: Path) -> bool:
+    """Whether it has said so."""
+    summary = run / "summary.json"
+    return summary.exists() and json.loads(summary.read_text())["status"] == "completed"
+
+
 def one_run(seed: int, folder: Path, kills: int, weights: dict[str, int]) -> dict[str, Any]:
     """One run from its start to its repetition."""
     draws = random.Random(seed)
@@ -116,7 +122,7 @@ def one_run(seed: int, folder: Path, kills: int, weights: dict[str, int]) -> dic
         result["killed"] += killed
         result["ends"].append("hang" if code is None else code)
         result["left"] += len(left)
-        if code == 0 or code is None:
+        if code == 0 or code is None or is_complete(run):  # its main process may be killed after its last word
             break
         command = [*script, "resume", str(run)]
         if not (run / "config.yaml").exists():  # it was killed before it began
@@ -127,6 +133,7 @@ def one_run(seed: int, folder: Path, kills: int, weights: dict[str, int]) -> dic
     result["said"] = (replayed.stdout + replayed.stderr).strip().splitlines()[-1:]
     result["errors"] = [line for line in log.read_text().splitlines() if line.startswith("Error:")]
     faults = json.loads((run / "summary.json").read_text())["faults"] if (run / "summary.json").exists() else []
+    result["complete"] = is_complete(run)
     result["recovery_s"] = [f["again_s"] - f["at_s"] for f in faults if f["again_s"] is not None]
     return result
 
@@ -152,9 +159,9 @@ def main() -> None:
     figures = {
         "runs": len(results),
         "kills": dict(Counter(kind for r in results for kind in r["killed"])),
-        "complete at once": sum(r["ends"] == [0] for r in results),
-        "complete after resume": sum(len(r["ends"]) > 1 and r["ends"][-1] == 0 for r in results),
-        "not complete": sum(r["ends"][-1] != 0 for r in results),
+        "complete at once": sum(r["complete"] and len(r["ends"]) == 1 for r in results),
+        "complete after resume": sum(r["complete"] and len(r["ends"]) > 1 for r in results),
+        "not complete": sum(not r["complete"] for r in results),
         "repeated bit for bit": sum(r["replay"] == 0 for r in results),
         "hangs": sum("hang" in r["ends"] for r in results),
         "processes left": sum(r["left"] for r in results),
