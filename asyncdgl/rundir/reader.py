@@ -191,7 +191,7 @@ def read_run(path: Path, given: Mapping[str, Any] = MappingProxyType({}), to_go_
         config=config,
         environment=_read_if_there(Environment, path / ENVIRONMENT, to_go_on),
         summary=_read_if_there(Summary, path / SUMMARY, to_go_on),
-        lines=_read_metrics(path / METRICS) if (path / METRICS).is_file() else [],
+        lines=read_metrics(path / METRICS) if (path / METRICS).is_file() else [],
         given=given,
     )
     heads = config.trained_stages
@@ -231,7 +231,7 @@ def first_problem(error: ValidationError) -> str:
     return f"{place + ': ' if place else ''}{problems[0]['msg']}{more}"
 
 
-def _read_metrics(path: Path) -> list[EpochLine | EvaluationLine]:
+def read_metrics(path: Path) -> list[EpochLine | EvaluationLine]:
     """The lines of metrics.jsonl, without one that a kill cut short."""
     lines = []
     with path.open("rb") as file:

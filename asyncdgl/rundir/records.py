@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 CONFIG, ENVIRONMENT, METRICS, TRACE, SUMMARY, MODEL, FIGURES, CHECKPOINTS = (
     "config.yaml",
@@ -25,6 +26,8 @@ TimeUnit = Literal["seconds", "steps"]
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Shares = tuple[Share, ...]
+Loss = Annotated[float | None, AfterValidator(lambda loss: loss if loss is None or math.isfinite(loss) else None)]
+"""Null where it is no finite number: JSON has no other."""
 
 
 class _Record(BaseModel):
@@ -179,10 +182,10 @@ class EvaluationLine(_Record):
     end_s: float = Field(description="when the slowest stage completed the epoch, in the run's unit of time")
     test_accuracy: Shares
     test_ensemble_accuracy: Shares
-    test_loss: tuple[float, ...] = Field(description="mean cross-entropy of each head")
+    test_loss: tuple[Loss, ...] = Field(description="mean cross-entropy of each head; null where it is not finite")
     validation_accuracy: Shares | None = None
     validation_ensemble_accuracy: Shares | None = None
-    validation_loss: tuple[float, ...] | None = None
+    validation_loss: tuple[Loss, ...] | None = None
 
 
 MetricsLine = Annotated[EpochLine | EvaluationLine, Field(discriminator="kind")]

@@ -6,10 +6,10 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
 
@@ -18,7 +18,7 @@ from asyncdgl.config.yaml import dump_config
 from asyncdgl.errors import ConfigError, NotWritten
 from asyncdgl.observer import Progress
 from asyncdgl.rundir.lines import Lines, cannot_be_written
-from asyncdgl.rundir.reader import Run
+from asyncdgl.rundir.reader import Run, read_metrics
 from asyncdgl.rundir.records import (
     CONFIG,
     ENVIRONMENT,
@@ -32,6 +32,8 @@ from asyncdgl.rundir.records import (
     Summary,
 )
 from asyncdgl.rundir.trace import PassRecord, read_trace
+
+Item = TypeVar("Item")
 
 
 def check_out(out: Path) -> None:
@@ -91,15 +93,53 @@ def remove_run_dir(path: Path, is_given: bool, existed: bool) -> None:
             path.parent.rmdir()
 
 
+class _Written(Generic[Item]):
+    """What stands in a file of lines: kept in memory, or read back whenever somebody asks.
+
+    Attributes:
+        count: of the lines.
+    """
+
+    def __init__(self, read: Callable[[], list[Item]], remembers: bool) -> None:
+        self._read = read
+        self._remembers = remembers
+        self._items: list[Item] | None = []
+        self.count = 0
+
+    def add(self, items: Sequence[Item]) -> None:
+        """Some more."""
+        self.count += len(items)
+        if self._remembers:
+            self.items.extend(items)
+        elif items:
+            self._items = None
+
+    def hold(self, items: Sequence[Item]) -> None:
+        """These are all."""
+        self.count = len(items)
+        self._items = list(items) if self._remembers else None
+
+    @property
+    def items(self) -> list[Item]:
+        """All of them.
+
+        Raises:
+            DataError: somebody has changed the file; who asks again finds nothing.
+        """
+        items = self._items  # more may be written meanwhile, where a watching thread reads
+        if items is None:
+            self._items = []  # for who asks again where it can't be read
+            self._items = items = self._read()
+        return items
+
+
 class RunWriter:
     """The observer that writes a run directory. Each line is in the file at once, whatever happens later.
 
     Where there is no room, or the directory is gone, each of its methods raises ``NotWritten``.
 
     Attributes:
-        passes: that stand in the trace.
-        added: how many of them by this process.
-        lines: what stands in metrics.jsonl, so that nobody needs to read it back.
+        added: how many passes this process has written.
     """
 
     def __init__(self, path: Path, goes_on: bool = False, remembers: bool = True) -> None:
@@ -108,8 +148,8 @@ class RunWriter:
         Args:
             path: the run directory.
             goes_on: with what another process has written.
-            remembers: whether the passes also stay in memory. A run of days must not grow; one that makes a hundred
-                thousand passes a second must not read them back.
+            remembers: whether what is written also stays in memory. A run of days must not grow; one that makes a
+                hundred thousand passes a second must not read them back.
 
         Raises:
             ConfigError: another process writes there, or has written; or it can't be written.
@@ -123,11 +163,20 @@ class RunWriter:
             self._metrics = Lines(path / METRICS)
         except OSError as error:
             raise ConfigError(cannot_be_written(path, error)) from None
-        self._remembers = remembers
-        self._records: list[PassRecord] | None = []
-        self.passes = self.added = 0
+        self._passes = _Written(lambda: _read(path / TRACE, read_trace), remembers)
+        self._lines = _Written(lambda: _read(path / METRICS, read_metrics), remembers)
+        self.added = 0
         self.environment: Environment | None = None
-        self.lines: list[EpochLine | EvaluationLine] = []
+
+    @property
+    def passes(self) -> int:
+        """How many stand in the trace."""
+        return self._passes.count
+
+    @property
+    def metrics_lines(self) -> int:
+        """How many stand in metrics.jsonl."""
+        return self._lines.count
 
     @property
     def records(self) -> list[PassRecord]:
@@ -136,17 +185,16 @@ class RunWriter:
         Raises:
             DataError: somebody has changed it; who asks again finds nothing.
         """
-        records = self._records  # more may be written meanwhile, where a watching thread reads
-        if records is None:
-            self._records = []  # for who asks again where it can't be read
-            path = self.path / TRACE
-            self._records = records = list(read_trace(path)) if path.is_file() else []
-        return records
+        return self._passes.items
 
-    def _hold(self, records: Sequence[PassRecord]) -> None:
-        """These are all."""
-        self.passes = len(records)
-        self._records = list(records) if self._remembers else None
+    @property
+    def lines(self) -> list[EpochLine | EvaluationLine]:
+        """What stands in metrics.jsonl.
+
+        Raises:
+            DataError: somebody has changed it; who asks again finds nothing.
+        """
+        return self._lines.items
 
     def cut(self, before: Run, passes: int, lines: int) -> None:
         """Go on with what another process has written: with its first passes and lines of metrics.
@@ -158,8 +206,8 @@ class RunWriter:
         """
         self._trace.keep_first(passes)
         self._metrics.keep_first(lines)
-        self._hold(before.records[:passes])
-        self.lines[:] = before.lines[:lines]
+        self._passes.hold(before.records[:passes])
+        self._lines.hold(before.lines[:lines])
         (self.path / SUMMARY).unlink(missing_ok=True)
 
     def keep_only(self, records: Sequence[PassRecord], lines: Sequence[EpochLine | EvaluationLine]) -> None:
@@ -173,8 +221,8 @@ class RunWriter:
         """
         self._trace = self._trace.replaced([record.to_json() for record in records])
         self._metrics = self._metrics.replaced([line.model_dump_json() for line in lines])
-        self._hold(records)
-        self.lines[:] = lines
+        self._passes.hold(records)
+        self._lines.hold(lines)
         (self.path / SUMMARY).unlink(missing_ok=True)
 
     def write_config(self, config: ResolvedConfig) -> None:
@@ -206,12 +254,8 @@ class RunWriter:
     def passed(self, records: Sequence[PassRecord]) -> None:
         """Lines of trace.jsonl."""
         self._trace.append("".join([record.to_json() + "\n" for record in records]))
-        self.passes += len(records)
+        self._passes.add(records)
         self.added += len(records)
-        if self._remembers:
-            self.records.extend(records)
-        elif records:
-            self._records = None
 
     def progressed(self, stage: int, progress: Progress) -> None:
         """See ``Observer``: nothing of it is kept."""
@@ -233,7 +277,7 @@ class RunWriter:
     def _write_metric(self, line: EpochLine | EvaluationLine) -> None:
         """A line of metrics.jsonl."""
         self._metrics.append(line.model_dump_json() + "\n")
-        self.lines.append(line)
+        self._lines.add([line])
 
     def _replace(self, name: str, text: str) -> None:
         """Whole or not at all: a reader never meets half a file.
@@ -260,6 +304,11 @@ class RunWriter:
     ) -> Run:
         """What a reader of the directory would find."""
         return Run(self.path, config, self.environment, summary, self.lines, self.records, given)
+
+
+def _read(path: Path, read: Callable[[Path], Iterable[Item]]) -> list[Item]:
+    """What stands there now; nothing, where it is gone."""
+    return list(read(path)) if path.is_file() else []
 
 
 def _text(record: BaseModel) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import resource
 from collections.abc import Iterator
@@ -151,6 +152,17 @@ def test_what_is_written_is_read(tmp_path, small_config, record, evaluation_of, 
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
         ["config.yaml", "environment.json", "metrics.jsonl", "trace.jsonl", "summary.json", "logs"]
     )
+
+
+def test_a_loss_that_is_no_number_is_read_again(tmp_path, small_config, evaluation_of) -> None:
+    # The last update may be the one that diverges: nobody computes another loss before the evaluation.
+    writer = RunWriter(tmp_path, remembers=False)
+    writer.write_config(small_config())
+    line = evaluation_of([0.1, 0.1, 0.1], test_loss=(math.inf, math.nan, 2.5))
+    assert line.test_loss == (None, None, 2.5)
+    writer.evaluated(line)
+    writer.close()
+    assert read_run(tmp_path).lines == writer.lines == [line]
 
 
 def test_a_killed_run_is_read_as_far_as_it_came(tmp_path, small_config, record) -> None:
