@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -195,24 +195,30 @@ def main() -> None:
         looks, kills, code = soak(out, epochs, arguments.every, arguments.seed)
         minutes = (time.monotonic() - began) / 60
         summary = json.loads((out / "summary.json").read_text())
-        replayed = subprocess.run([*SCRIPT, "replay", str(out)], capture_output=True, text=True, check=False)
         left = sorted({one.pid for one in looks if psutil.pid_exists(one.pid)})
-    result = {
-        "minutes": minutes,
-        "epochs": epochs,
-        "kills": kills,
-        "exit": code,
-        "status": summary["status"],
-        "passes": sum(stage["updates"] + stage["forward_passes"] for stage in summary["stages"]),
-        "passes made again": sum(fault["passes_again"] for fault in summary["faults"]),
-        "replay": (replayed.stdout + replayed.stderr).strip().splitlines()[-1],
-        "processes left": len(left),
-        "growth": figures_of(looks),
-    }
+        result = {
+            "minutes": minutes,
+            "epochs": epochs,
+            "kills": kills,
+            "exit": code,
+            "status": summary["status"],
+            "passes": sum(stage["updates"] + stage["forward_passes"] for stage in summary["stages"]),
+            "passes made again": sum(fault["passes_again"] for fault in summary["faults"]),
+            "processes left": len(left),
+            "growth": figures_of(looks),
+        }
+        keep(result)  # to repeat it takes as long again
+        replayed = subprocess.run([*SCRIPT, "replay", str(out)], capture_output=True, text=True, check=False)
+        result["replay"] = (replayed.stdout + replayed.stderr).strip().splitlines()[-1]
+        keep(result)
+    print(json.dumps(result, indent=1))
+
+
+def keep(result: Mapping[str, Any]) -> None:
+    """In results/results.json."""
     kept = HERE / "results" / "results.json"
     kept.parent.mkdir(exist_ok=True)
     kept.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":
