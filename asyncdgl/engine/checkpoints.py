@@ -17,15 +17,15 @@ from asyncdgl.rundir.checkpoint import Keep, StagePosition
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-SHARE = 0.01
-"""Of the time that checkpoints may take, where their number is not given."""
+SHARE = 0.005
+"""Of the time that checkpoints may take where they are made, and again where they go to the disk."""
 
 
 class Due:
     """When a checkpoint is due.
 
     Args:
-        every: passes between two; None for as often as costs at most a hundredth of the time.
+        every: passes between two; None for as often as costs little.
         soonest_s: between two, where their number is not given: what was made meanwhile is soon made again.
         most: passes between two at most, whatever it costs; None for no bound.
     """

@@ -29,6 +29,9 @@ from asyncdgl.rundir.outcome import StageEnd
 
 Arrays = Mapping[str, NDArray[Any]]
 
+HANDED_ON_S = 2e-9
+"""What a byte of a checkpoint costs elsewhere: it goes into Ray's store, and the main process copies it."""
+
 SOONEST_S = 2.0
 """Between two checkpoints of a stage, where their number is not given: its buffer keeps what it reads meanwhile."""
 
@@ -198,7 +201,8 @@ class StageInPlace:
         if self._out is not None:
             self._out.flush()
         self._chunk.checkpoint = stage_parts(self._passes, self._turn.v)
-        self._due.taken(self._passes.step, time.perf_counter() - began)
+        handed_on = sum(array.nbytes for array in self._chunk.checkpoint[1].values())
+        self._due.taken(self._passes.step, time.perf_counter() - began + handed_on * HANDED_ON_S)
 
     # --- Answers to what the turn asks. Each waits a bounded time.
 

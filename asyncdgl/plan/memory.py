@@ -15,8 +15,11 @@ from asyncdgl.rundir.checkpoint import KEPT
 
 SHARE_OF_MEMORY = 0.8
 
-KEPT_BYTES, KEPT_LEAST = 64_000_000, 8
+KEPT_BYTES, KEPT_LEAST = 256_000_000, 8
 """What a reader reads between two checkpoints, at most: so many bytes, but at least so many entries."""
+
+GO_BACK = 4
+"""Where all stages go back together, so many times fewer passes lie between two checkpoints."""
 
 UNACKNOWLEDGED = 4
 """Inserts that a producer has on the wire at most, and places that it has for them."""
@@ -67,7 +70,8 @@ def checkpoint_every(config: ResolvedConfig) -> int | None:
     """
     every: int | None = config.checkpoint.every
     if every is None and config.algorithm == "sync-dgl":
-        return min(kept_for_restart(config), default=None)
+        kept = min(kept_for_restart(config), default=None)
+        return None if kept is None else max(KEPT_LEAST, kept // GO_BACK)
     return every
 
 

@@ -332,7 +332,7 @@ def test_checkpoints_of_sync_dgl_go_to_the_disk_at_the_same_steps(monkeypatch) -
     assert not saving.is_due(1, 30)
     assert saving.is_due(2, 20)
     saving.took(2, 0.1)
-    now[0] += 19  # a hundred times what both take
+    now[0] += 39  # two hundred times what both take
     assert not saving.is_due(1, 40)
     now[0] += 2
     assert saving.is_due(1, 50)
