@@ -80,7 +80,7 @@ def from_pair(
     from asyncdgl.data.store import save
 
     decoded = decode_pair(train, test, classes, on_progress)
-    return _make(lambda target: save(decoded, target), "pair", None)
+    return keep(lambda target: save(decoded, target), "pair", None)
 
 
 def data_shape(config: DataConfig) -> tuple[tuple[int, ...], int]:
@@ -177,11 +177,25 @@ def _decode(dataset: str, source: Source, request: Request, folder: Path | None)
         else:
             run_in_child(dataset, request, target)
 
-    return _make(decode, _plain(dataset), folder)
+    return keep(decode, _plain(dataset), folder)
 
 
-def _make(decode: Callable[[Path], None], name: str, folder: Path | None) -> Path:
-    """Have a data set written to the cache whole or not at all; without a folder, to one named by its content."""
+def content_folder(name: str, meta: bytes) -> Path:
+    """Of a data set in the cache that is named by its content, as its META says it."""
+    return cache_root() / f"{name}-{hashlib.sha256(meta).hexdigest()[:20]}"
+
+
+def keep(write: Callable[[Path], None], name: str, folder: Path | None) -> Path:
+    """Have a data set written to the cache whole or not at all.
+
+    Args:
+        write: writes its files into the folder that it is given.
+        name: what its folder's name begins with.
+        folder: of the cache; None: the one that its content names.
+
+    Raises:
+        DataError: the cache can't be written.
+    """
     from asyncdgl.data.store import META
 
     root = cache_root()
@@ -189,8 +203,8 @@ def _make(decode: Callable[[Path], None], name: str, folder: Path | None) -> Pat
         with scratch(root) as space:
             new = space / "new"
             new.mkdir()
-            decode(new)
-            folder = folder or root / f"{name}-{hashlib.sha256((new / META).read_bytes()).hexdigest()[:20]}"
+            write(new)
+            folder = folder or content_folder(name, (new / META).read_bytes())
             _place(new, folder, space)
     except BrokenPipeError:  # of whoever is told the progress
         raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,6 +50,21 @@ class Cached:
     sha256: str
     notices: tuple[str, ...] = ()
 
+    @classmethod
+    def of(cls, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> Cached:
+        """Of these arrays, with what META says."""
+        return cls(
+            train_x=arrays["train_x"],
+            train_y=arrays["train_y"],
+            test_x=arrays["test_x"],
+            test_y=arrays["test_y"],
+            classes=tuple(meta["classes"]),
+            mean=tuple(meta["mean"]),
+            std=tuple(meta["std"]),
+            sha256=meta["sha256"],
+            notices=tuple(meta["notices"]),
+        )
+
 
 def input_shape(x: NDArray[Any]) -> tuple[int, ...]:
     """Shape of one of the rows of x, as a network sees it: (C, H, W), (T, D) or (D,)."""
@@ -65,13 +80,9 @@ def save(decoded: Decoded, folder: Path, notices: Sequence[str] = ()) -> None:
         OSError: the folder can't be written.
     """
     decoded = _checked(decoded)
-    digest = hashlib.sha256()
+    arrays = {name: np.ascontiguousarray(getattr(decoded, name)) for name in ARRAYS}
     sizes = {}
-    for name in ARRAYS:
-        array = np.ascontiguousarray(getattr(decoded, name))
-        if array.dtype == np.float32:  # bytes of images always have one shape; these could have several
-            digest.update(repr(array.shape).encode())
-        digest.update(array.data)
+    for name, array in arrays.items():
         path = folder / f"{name}.npy"
         np.save(path, array)
         sizes[path.name] = path.stat().st_size
@@ -80,11 +91,22 @@ def save(decoded: Decoded, folder: Path, notices: Sequence[str] = ()) -> None:
         "classes": decoded.classes,
         "mean": mean,
         "std": std,
-        "sha256": digest.hexdigest(),
+        "sha256": content_sha256(arrays),
         "notices": list(notices),
         "bytes": sizes,
     }
     (folder / META).write_text(json.dumps(meta))
+
+
+def content_sha256(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """Names a data set, wherever it lies."""
+    digest = hashlib.sha256()
+    for name in ARRAYS:
+        array = arrays[name]
+        if array.dtype == np.float32:  # bytes of images always have one shape; these could have several
+            digest.update(repr(array.shape).encode())
+        digest.update(array.data)
+    return digest.hexdigest()
 
 
 def _checked(decoded: Decoded) -> Decoded:
@@ -170,13 +192,9 @@ def open_cached(folder: Path) -> Cached:
     """
     if problem := damage(folder):
         raise DataError(f"the decoded data in {folder} is damaged ({problem}): the next run decodes it again")
-    meta = json.loads((folder / META).read_bytes())
-    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ARRAYS}
-    return Cached(
-        **arrays,
-        classes=tuple(meta["classes"]),
-        mean=tuple(meta["mean"]),
-        std=tuple(meta["std"]),
-        sha256=meta["sha256"],
-        notices=tuple(meta["notices"]),
-    )
+    return Cached.of(mapped(folder), json.loads((folder / META).read_bytes()))
+
+
+def mapped(folder: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of a decoded data set, mapped from their files."""
+    return {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ARRAYS}

@@ -5,19 +5,18 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import ray
 from numpy.typing import NDArray
 
 from asyncdgl.config.resolved import ResolvedConfig
-from asyncdgl.data.dataset import open_dataset
 from asyncdgl.engine.evaluations import Evaluation
 from asyncdgl.engine.history import MOST_DEATHS
 from asyncdgl.errors import StageFailed
 from asyncdgl.learn.arithmetic import set_up_torch
 from asyncdgl.learn.evaluation import make_evaluator
+from asyncdgl.on_ray.data import SharedData
 from asyncdgl.on_ray.greeting import hello
 from asyncdgl.on_ray.results import ProcessDied
 from asyncdgl.registry import handed_over
@@ -29,11 +28,11 @@ DEAF = 10
 class EvaluationActor:
     """Evaluates published weights beside the training."""
 
-    def __init__(self, config: ResolvedConfig, data: Path, given: Mapping[str, Any]) -> None:
+    def __init__(self, config: ResolvedConfig, data: SharedData, given: Mapping[str, Any]) -> None:
         set_up_torch(config)
         self._config = config
         with handed_over(given):
-            self._evaluator = make_evaluator(config, open_dataset(config, data))
+            self._evaluator = make_evaluator(config, data.open(config))
 
     def hello(self) -> dict[str, Any]:
         """See ``hello``."""

@@ -22,6 +22,7 @@ from asyncdgl.errors import NeedsRestart, StageFailed
 from asyncdgl.observer import Observer
 from asyncdgl.on_ray.buffer import BufferActor
 from asyncdgl.on_ray.cluster import SMALL_CPUS
+from asyncdgl.on_ray.data import share_data
 from asyncdgl.on_ray.evaluator import NAME as EVALUATOR
 from asyncdgl.on_ray.evaluator import EvaluatorClient
 from asyncdgl.on_ray.greeting import check_same, clock_ahead, dead_process, hello
@@ -54,7 +55,7 @@ class RayRun:
 
     Args:
         config: the run.
-        data: folder of the decoded data set, on every machine of the cluster.
+        data: folder of the decoded data set, on this machine.
         observer: is told of every pass, epoch and evaluation.
         check: called often; raises where the run is to stop, since nothing may raise inside Ray's own calls.
         keep: writes a stage's checkpoint.
@@ -79,7 +80,7 @@ class RayRun:
         self._numbers = range(1, config.stages + 1)
         # The data lie decoded in their folder; the objects that read them stay here.
         self._given = Parts({kind: part for kind, part in objects_handed_over().items() if kind != "data"})
-        self._common = config, data, self._given
+        self._common = config, share_data(config, data), self._given
         self._place = Placement(config, observer)
         self._stages: dict[int, Any] = {}
         self._buffers: dict[int, Any] = {}

@@ -5,13 +5,12 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from asyncdgl.config.resolved import ResolvedConfig
-from asyncdgl.data.dataset import open_dataset
 from asyncdgl.engine.reports import Chunk
 from asyncdgl.learn.arithmetic import set_up_torch
+from asyncdgl.on_ray.data import SharedData
 from asyncdgl.on_ray.greeting import hello
 from asyncdgl.on_ray.stage import Arrays, Place, StageInPlace
 from asyncdgl.plan.step_times import pass_of
@@ -26,19 +25,17 @@ class StageActor:
 
     Args:
         config: the run.
-        data: folder of the decoded data set.
+        data: the decoded data set, which stage 1 alone reads.
         given: parts of the run that were handed over as objects, by kind.
     """
 
     _stage: StageInPlace
 
-    def __init__(self, config: ResolvedConfig, data: Path, given: Mapping[str, Any]) -> None:
+    def __init__(self, config: ResolvedConfig, data: SharedData, given: Mapping[str, Any]) -> None:
         set_up_torch(config)
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each place of an entry that it maps keeps one open
-        self._config, self._given = config, given
-        with handed_over(given):
-            self._dataset = open_dataset(config, data)
+        self._config, self._data, self._given = config, data, given
 
     def hello(self) -> dict[str, Any]:
         """See ``hello``."""
@@ -48,20 +45,23 @@ class StageActor:
         """Make a pass of each stage, and forget it: the first one takes longer than others. Returns ``hello``."""
         set_up_torch(self._config)  # see StageInPlace.run
         with handed_over(self._given):
+            dataset = self._data.without_content(self._config)
             for number in range(1, self._config.stages + 1):
-                pass_of(self._config, self._dataset, number)(TRAIN)
+                pass_of(self._config, dataset, number)(TRAIN)
         return self.hello()
 
     def take_place(self, place: Place) -> dict[str, Any]:
         """Become a stage. Returns ``hello``, with what the bits of a run depend on.
 
         Raises:
-            StageFailed: what the stage's last process had read is lost.
+            NeedsRestart: what the stage's last process had read is lost.
+            DataError: the data set did not come to this machine.
         """
         import torch
 
         with handed_over(self._given):
-            self._stage = StageInPlace(self._config, self._dataset, place)
+            dataset = (self._data.open if place.number == 1 else self._data.without_content)(self._config)
+            self._stage = StageInPlace(self._config, dataset, place)
         own = {"threads": torch.get_num_threads(), "torch": torch.__version__}
         return {**hello(), **own, "calls_over_sockets": self._stage.calls_over_sockets}
 

@@ -40,6 +40,10 @@ def _nothing(*_: Any, **__: Any) -> None:
     pass
 
 
+def _no_data(*_: Any) -> Any:
+    return SimpleNamespace(open=_nothing, without_content=_nothing)
+
+
 @contextlib.contextmanager
 def installed(world: World, ray: VirtualRay, system: System, doings: Doings) -> Iterator[None]:
     """Everything that the package knows of processes, sockets, clocks, the disk and arithmetic is the world's."""
@@ -60,11 +64,10 @@ def installed(world: World, ray: VirtualRay, system: System, doings: Doings) -> 
         "buffer": {"ray": ray, "time": clock},
         "pace": {"time": clock},
         "stage": {"time": clock, "set_up_torch": _nothing, "make_passes": doings.make_passes},
-        "stage_actor": {"time": clock, "set_up_torch": _nothing, "open_dataset": _nothing},
+        "stage_actor": {"time": clock, "set_up_torch": _nothing},
         "spares": {"ray": ray, "time": clock},
-        "evaluator": {"ray": ray, "set_up_torch": _nothing, "open_dataset": _nothing}
-        | {"make_evaluator": lambda *_: evaluator},
-        "run": {"ray": ray, "time": clock, "START_LIMIT_S": 20.0, "secrets": secrets},
+        "evaluator": {"ray": ray, "set_up_torch": _nothing, "make_evaluator": lambda *_: evaluator},
+        "run": {"ray": ray, "time": clock, "START_LIMIT_S": 20.0, "secrets": secrets, "share_data": _no_data},
         "watch": {"ray": ray},
         "silence": {"ray": ray, "os": system, "time": clock},
         "results": {"ray": ray, "time": clock},

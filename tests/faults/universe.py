@@ -28,7 +28,7 @@ from asyncdgl.plan.memory import checkpoints_kept
 from asyncdgl.rundir import arrays
 from asyncdgl.rundir.checkpoint import keeper
 from asyncdgl.rundir.outcome import Outcome
-from asyncdgl.rundir.reader import Run, _read_metrics
+from asyncdgl.rundir.reader import Run, read_metrics
 from asyncdgl.rundir.records import CHECKPOINTS, CONFIG, METRICS, TRACE
 from asyncdgl.rundir.trace import read_trace
 from asyncdgl.rundir.writer import RunWriter
@@ -149,7 +149,7 @@ class Universe:
             finally:
                 run.close()
                 writer.close()
-            records, lines = list(read_trace(self._folder / TRACE)), _read_metrics(self._folder / METRICS)
+            records, lines = list(read_trace(self._folder / TRACE)), read_metrics(self._folder / METRICS)
             check_end(self._plan, records, lines, run.outcome(), self._died, self._resumed, self._stopped)
             self.world.over = True
         except (StageFailed, Interrupted) as error:
@@ -186,7 +186,7 @@ class Universe:
     def _find_restart(self, writer: RunWriter) -> going_on.Restart:
         """As ``ResumeSession`` does."""
         folder, config = self._folder, self._plan.config
-        left = Run(folder, config, None, None, _read_metrics(folder / METRICS))
+        left = Run(folder, config, None, None, read_metrics(folder / METRICS))
         restart, _, refused = going_on.find_restart(left)
         demand(not refused, f"can't be gone on with: {refused}")
         going_on.go_back(writer, restart)
