@@ -209,10 +209,15 @@ def keep(write: Callable[[Path], None], name: str, folder: Path | None) -> Path:
     except BrokenPipeError:  # of whoever is told the progress
         raise
     except OSError as error:
-        raise DataError(
-            f"the cache folder {root} can't be written ({error.strerror}): set {CACHE_VARIABLE} to another one"
-        ) from None
+        raise cannot_be_written(error) from None
     return folder
+
+
+def cannot_be_written(error: OSError) -> DataError:
+    """What is said of a cache that can't be."""
+    return DataError(
+        f"the cache folder {cache_root()} can't be written ({error.strerror}): set {CACHE_VARIABLE} to another one"
+    )
 
 
 def _place(new: Path, folder: Path, space: Path) -> None:

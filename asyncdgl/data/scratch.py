@@ -41,6 +41,24 @@ def scratch(parent: Path) -> Iterator[Path]:
             os.close(lock)
 
 
+@contextlib.contextmanager
+def one_at_a_time(folder: Path) -> Iterator[None]:
+    """No other process of this machine makes this folder meanwhile.
+
+    Raises:
+        OSError: its parent can't be written.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    path = folder.with_name(f".{folder.name}.lock")
+    with path.open("wb") as file:
+        with contextlib.suppress(OSError):  # a file system without locks: both make it, and one is kept
+            fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)  # who waits for it finds the folder
+
+
 def _make(parent: Path) -> tuple[Path, int | None]:
     while True:
         folder = parent / (PREFIX + secrets.token_hex(6))

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from asyncdgl.data.cache import content_folder, keep
+from asyncdgl.data.cache import cannot_be_written, content_folder, keep
+from asyncdgl.data.scratch import one_at_a_time
 from asyncdgl.data.store import ARRAYS, META, Cached, content_sha256, damage, mapped
 from asyncdgl.errors import DataError
 
@@ -55,8 +56,12 @@ def bring(outline: Outline, fetch: Fetch) -> Path:
     if _lies_in(outline.folder, outline):
         return outline.folder
     folder = content_folder(NAME, outline.meta.encode())
-    if not _lies_in(folder, outline):
-        keep(lambda target: _write(outline, fetch, target), NAME, folder)
+    try:
+        with one_at_a_time(folder):  # stage 1 and the evaluator may be on one machine
+            if not _lies_in(folder, outline):
+                keep(lambda target: _write(outline, fetch, target), NAME, folder)
+    except OSError as error:
+        raise cannot_be_written(error) from None
     return folder
 
 

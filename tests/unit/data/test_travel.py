@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,15 @@ def test_what_is_fetched_is_the_same_and_is_fetched_once(elsewhere) -> None:
     assert sender.asked == [f"{name}.npy" for name in ARRAYS]
     assert bring(outline, sender.fetch) == folder
     assert len(sender.asked) == len(ARRAYS)
+
+
+def test_two_that_need_it_at_once_fetch_it_once(elsewhere) -> None:
+    outline, sender = elsewhere
+    with ThreadPoolExecutor(4) as pool:
+        folders = list(pool.map(lambda _: bring(outline, sender.fetch), range(4)))
+    assert len(set(folders)) == 1
+    assert sorted(sender.asked) == sorted(f"{name}.npy" for name in ARRAYS)
+    assert list(cache_root().iterdir()) == folders[:1], "no lock is left"
 
 
 def test_another_data_set_at_the_same_path_is_not_taken(elsewhere) -> None:
