@@ -270,9 +270,9 @@ class Session:
         self._supervisor.hang(message)
 
     def _write_environment(self) -> None:
-        processes = self._outcome.processes if self._outcome is not None else ()
+        of_ray = () if self._outcome is None else (self._outcome.processes, self._outcome.hosts)
         sha256 = self._dataset.sha256 if self._dataset is not None else None
-        self._writer.write_environment(describe_environment(self.config, sha256, available_cores(), processes))
+        self._writer.write_environment(describe_environment(self.config, sha256, available_cores(), *of_ray))
 
     # --- The end
 

@@ -1,10 +1,9 @@
-"""What every actor says of itself at the start: who it is, and what time it is there."""
+"""What every actor says of itself at the start: who it is."""
 
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,6 @@ import ray
 import asyncdgl
 from asyncdgl.errors import StageFailed
 from asyncdgl.rundir.records import Process
-
-CLOCK_READINGS = 5
 
 SPARE = "spare"
 """What the names of spares begin with."""
@@ -60,18 +57,3 @@ def dead_process(processes: Iterable[Process]) -> str | None:
         except psutil.NoSuchProcess:
             return process.name
     return None
-
-
-def clock_ahead(read: Callable[[], float]) -> float:
-    """How many seconds another machine's monotonic clock is ahead of this one's, to half of the shortest round trip.
-
-    Args:
-        read: asks for the other clock.
-    """
-    readings = []
-    for _ in range(CLOCK_READINGS):
-        asked = time.monotonic()
-        theirs = read()
-        answered = time.monotonic()
-        readings.append((answered - asked, theirs - (asked + answered) / 2))
-    return min(readings)[1]

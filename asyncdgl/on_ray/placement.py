@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 import ray
-from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from asyncdgl.config.resolved import ResolvedConfig
@@ -83,6 +83,10 @@ class Placement:
         bundles = [{k: amount for k, amount in bundle.items() if amount} for bundle in bundles]
         self._group = placement_group(bundles, strategy="PACK")
         wait_for_placement(self._group, needs, PLACEMENT_LIMIT_S)
+
+    def node_ids(self) -> set[str]:
+        """Of the machines where it is, as Ray names them."""
+        return set(placement_group_table(self._group)["bundles_to_node_id"].values())
 
     def cpus(self, stage: int) -> float:
         """What a stage asks for: on a cluster that it joins, its threads."""

@@ -15,21 +15,22 @@ import ray
 
 from asyncdgl.config.resolved import ResolvedConfig
 from asyncdgl.engine.evaluations import evaluation_line
-from asyncdgl.engine.history import books
 from asyncdgl.engine.reports import Chunk, Reports
 from asyncdgl.engine.restart import Restart
 from asyncdgl.errors import NeedsRestart, StageFailed
 from asyncdgl.observer import Observer
 from asyncdgl.on_ray.buffer import BufferActor
 from asyncdgl.on_ray.cluster import SMALL_CPUS
+from asyncdgl.on_ray.counts import count_buffers
 from asyncdgl.on_ray.data import share_data
 from asyncdgl.on_ray.evaluator import NAME as EVALUATOR
 from asyncdgl.on_ray.evaluator import EvaluatorClient
-from asyncdgl.on_ray.greeting import check_same, clock_ahead, dead_process, hello
+from asyncdgl.on_ray.greeting import check_same, dead_process
+from asyncdgl.on_ray.hosts import Hosts
 from asyncdgl.on_ray.pace import Caller, PaceActor
 from asyncdgl.on_ray.parts import Parts
 from asyncdgl.on_ray.placement import Placement
-from asyncdgl.on_ray.results import POLL_S, ProcessDied, left, once_there, result
+from asyncdgl.on_ray.results import POLL_S, ProcessDied, left, result
 from asyncdgl.on_ray.room import Room
 from asyncdgl.on_ray.silence import Silence
 from asyncdgl.on_ray.spares import Spares
@@ -39,7 +40,7 @@ from asyncdgl.plan.memory import checkpoint_every, kept_for_restart
 from asyncdgl.registry import objects_handed_over
 from asyncdgl.rundir.checkpoint import Keep, StagePosition, unsaved
 from asyncdgl.rundir.outcome import Outcome, StageEnd
-from asyncdgl.rundir.records import BufferSummary, Process
+from asyncdgl.rundir.records import Process
 
 CHUNK_S, CHUNKS_AHEAD = 0.5, 2
 """Chunks that a stage has been asked for: it goes on with the next while the driver reads the last."""
@@ -88,9 +89,9 @@ class RayRun:
         self._reports = Reports(config, observer, keep, restart, self._counts)
         self._began_s = self._reports.end_s  # since training began, where the run goes on
         self.origin = restart.origin if restart is not None else None
-        self._ahead_s: dict[int, float] = {}
+        self._hosts = Hosts(observer.noticed)
         self._asked: dict[int, deque[tuple[str, Any]]] = {j: deque() for j in self._numbers}  # for what, in order
-        self._outcome = Outcome({}, [], None, faults=self._reports.faults.all)
+        self._outcome = Outcome({}, [], None, hosts=self._hosts.records, faults=self._reports.faults.all)
         self._who_died = lambda: dead_process(self._outcome.processes) or self._reports.faults.missing
         new_spare, told = partial(self._place.new_spare, *self._common), (self._greeted, self._forget, observer.noticed)
         self._spares = Spares(config.ray, new_spare, self._reports.faults, self.now, *told)
@@ -106,6 +107,7 @@ class RayRun:
         """
         config = self._config
         self._place.find()
+        self._hosts.visit(self._place.node_ids())
         pace = f"pace-{secrets.token_hex(8)}"  # other runs may use the cluster
         self._pace = self._place.actor(PaceActor, 0, SMALL_CPUS, name=pace).remote(config)
         pending = {PACE: self._pace.hello.remote()}
@@ -162,16 +164,9 @@ class RayRun:
 
     # --- Training
 
-    def _clock_ahead_s(self, j: int) -> float:
-        """How far the monotonic clock of stage ``j``'s machine is ahead of this one's: each counts from its start."""
-        if self._nodes[f"stage {j}"] == hello()["node"]:
-            return 0.0
-        return clock_ahead(lambda: float(self._get(self._stages[j].clock.remote(), f"stage {j}", BEGINNING)))
-
     def run(self) -> None:
         """Train until every stage has stopped, then evaluate the final weights."""
         self._nodes = {process.name: process.node for process in self._outcome.processes}
-        self._ahead_s = {j: self._clock_ahead_s(j) for j in self._numbers}
         if self.origin is None:
             self.origin = time.monotonic() - self._began_s
         self._reports.faults.all_work_again(self.now())
@@ -185,8 +180,7 @@ class RayRun:
             self._begin(j)
             silence.expect(f"stage {j}", START_LIMIT_S)
         takes: dict[str, Callable[[int, Any], None]] = {
-            **{STARTING: lambda j, greeting: self._greeted(f"stage {j}", greeting), BEGINNING: self._began},
-            **{TRAINING: self._collect, ENDING: self._ended},
+            **{STARTING: self._started, BEGINNING: self._began, TRAINING: self._collect, ENDING: self._ended},
         }
         while waiting := {asked[0][1]: j for j, asked in self._asked.items() if asked}:
             self._check()
@@ -209,6 +203,7 @@ class RayRun:
             self._collect_evaluations(timeout=0)
             watch.look()
             self._spares.look()
+            self._hosts.look()
             silence.look({f"stage {j}": actor for j, actor in self._stages.items()})
         self._reports.check_whole()
         self._count_buffers(self._config.ray.deaf_s)
@@ -222,11 +217,18 @@ class RayRun:
         return 0.0 if self.origin is None else time.monotonic() - self.origin
 
     def _begin(self, j: int) -> None:
-        """A stage's process begins; what it is asked for waits until it is there."""
-        actor = self._stages[j]
-        self._asked[j].append((BEGINNING, actor.begin.remote((self.origin or 0.0) + self._ahead_s[j])))
+        """A stage's process begins."""
+        self._asked[j].append((BEGINNING, self._stages[j].begin.remote(self._origin_of(j))))
         for _ in range(CHUNKS_AHEAD):
-            self._asked[j].append((TRAINING, actor.run.remote(CHUNK_S)))
+            self._ask_on(j)
+
+    def _ask_on(self, j: int) -> None:
+        """Ask a stage for one more chunk."""
+        self._asked[j].append((TRAINING, self._stages[j].run.remote(CHUNK_S, self._origin_of(j))))
+
+    def _origin_of(self, j: int) -> float:
+        """When training began, on the clock of a stage's machine."""
+        return self._hosts.origin(self._nodes[f"stage {j}"], self.origin or 0.0)
 
     def _replace(self, j: int) -> None:
         """A stage's process has died: another takes its place, and makes again what was since its last checkpoint."""
@@ -241,6 +243,13 @@ class RayRun:
         self._observer.noticed(f"stage {j}: its process died; another one goes on from step {step}")
         self._stages[j] = self._spares.take(self._nodes[f"stage {j}"]) or self._place.new_stage(j, *self._common)
         self._asked[j].append((STARTING, self._take_place(j)))
+
+    def _started(self, j: int, greeting: Mapping[str, Any]) -> None:
+        name = f"stage {j}"
+        self._greeted(name, greeting)
+        if self._nodes[name] != greeting["node"]:
+            self._nodes[name] = greeting["node"]
+            self._hosts.visit(self._place.node_ids())
         self._begin(j)
 
     def _is_there_again(self, name: str, greeting: Mapping[str, Any]) -> None:
@@ -263,7 +272,7 @@ class RayRun:
         if self._reports.trained != self._told:
             self._tell_who_has_trained()
         if not (chunk.progress is not None and chunk.progress.stopped):
-            self._asked[j].append((TRAINING, self._stages[j].run.remote(CHUNK_S)))
+            self._ask_on(j)
         elif not self._asked[j]:
             self._asked[j].append((ENDING, self._stages[j].finish.remote(False)))
 
@@ -318,21 +327,10 @@ class RayRun:
         return kept
 
     def _count_buffers(self, limit_s: float) -> None:
-        """The books, once everything that was sent has been taken; a buffer that can't say them any more has none."""
-        told = {buffer.after_stage: buffer for buffer in self._outcome.buffers}  # what can't be said again stays
-        calls = {j: buffer.statistics.remote() for j, buffer in self._buffers.items()}
-        deadline = time.monotonic() + limit_s
-        for j, ref in calls.items():
-            with contextlib.suppress(TimeoutError, StageFailed):
-                get = partial(self._get, who=f"buffer {j}", doing=ENDING, timeout=left(deadline))
-                counts = once_there(ref, self._buffers[j].statistics.remote, get, deadline)
-                if (producer := self._outcome.ends.get(j)) is not None:
-                    counts = books(counts, producer.passes, self._reports.histories[j + 1].read)
-                reader = self._outcome.ends.get(j + 1)
-                used = reader.passes if reader is not None else counts["sampled"]
-                counts["sampled"] = max(counts["sampled"], used)  # it may be there since its reader's last sampling
-                told[j] = BufferSummary(after_stage=j, **counts, fetched_unused=counts["sampled"] - used)
-        self._outcome.buffers[:] = [told[j] for j in sorted(told)]
+        def read_by(j: int) -> Any:
+            return self._reports.histories[j].read
+
+        count_buffers(self._buffers, self._outcome, read_by, self._get, ENDING, limit_s)
 
     def outcome(self) -> Outcome:
         """What there is now: complete, or as far as the run came."""

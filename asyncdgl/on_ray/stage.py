@@ -120,7 +120,7 @@ class StageInPlace:
         self._kept_after = 0  # this many deaths of the buffer before
         self._asks = self._turn.asks()
         self._answer: Any = None
-        self._origin = 0.0
+        self._origin = self._now_s = 0.0
         self._pass_s = 0.0  # mean time of a pass without slowdown
         self._step_s = 0.0  # what one step of the profile is in seconds (pace free)
         self._accounted_s = 0.0  # computing and waiting since `_spent_at`
@@ -156,10 +156,17 @@ class StageInPlace:
         return self._passes.step < self._turn.made
 
     def _seconds(self) -> float:
-        return time.monotonic() - self._origin
+        self._now_s = max(self._now_s, time.monotonic() - self._origin)  # the origin may have moved a little
+        return self._now_s
 
-    def run(self, seconds: float) -> Chunk:
-        """Make passes for about so long; none once the run was interrupted."""
+    def run(self, seconds: float, origin: float) -> Chunk:
+        """Make passes for about so long; none once the run was interrupted.
+
+        Args:
+            seconds: how long.
+            origin: see ``begin``: this machine's clock drifts, and the driver has looked at it again.
+        """
+        self._origin = origin
         # torch counts threads for each thread, and a call may run in another than the start.
         set_up_torch(self._config, self._number)
         deadline = time.monotonic() + (0.0 if self._pace.is_stopping() else seconds)

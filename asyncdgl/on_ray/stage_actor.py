@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -65,17 +64,13 @@ class StageActor:
         own = {"threads": torch.get_num_threads(), "torch": torch.__version__}
         return {**hello(), **own, "calls_over_sockets": self._stage.calls_over_sockets}
 
-    def clock(self) -> float:
-        """This machine's monotonic clock, in seconds; it counts from the machine's start."""
-        return time.monotonic()
-
     def begin(self, origin: float) -> int:
         """See ``StageInPlace``."""
         return self._stage.begin(origin)
 
-    def run(self, seconds: float) -> Chunk:
+    def run(self, seconds: float, origin: float) -> Chunk:
         """See ``StageInPlace``."""
-        return self._stage.run(seconds)
+        return self._stage.run(seconds, origin)
 
     def finish(self, keeps: bool) -> tuple[StageEnd, Arrays, tuple[StagePosition, Arrays] | None]:
         """See ``StageInPlace``."""

@@ -14,14 +14,18 @@ import psutil
 
 from asyncdgl import __version__
 from asyncdgl.config.resolved import ResolvedConfig
-from asyncdgl.rundir.records import Cpu, Environment, Process
+from asyncdgl.rundir.records import Cpu, Environment, Host, Process
 
 PACKAGES = ("torch", "torchvision", "numpy", "ray", "scikit-learn", "pydantic")
 BIT_CHANGING_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile")
 
 
 def describe_environment(
-    config: ResolvedConfig, data_sha256: str | None, cores: int, processes: Sequence[Process] = ()
+    config: ResolvedConfig,
+    data_sha256: str | None,
+    cores: int,
+    processes: Sequence[Process] = (),
+    hosts: Sequence[Host] = (),
 ) -> Environment:
     """Versions, hardware, threads and the command line; no environment variables, which may hold secrets."""
     return Environment(
@@ -36,6 +40,7 @@ def describe_environment(
         data_sha256=data_sha256,
         command=_readable(shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]])),
         processes=tuple(processes),
+        hosts=tuple(hosts),
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from asyncdgl.rundir.records import BufferSummary, EvaluationLine, Fault, Process
+from asyncdgl.rundir.records import BufferSummary, EvaluationLine, Fault, Host, Process
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,6 +45,7 @@ class Outcome:
         buffers: the books of each buffer.
         evaluation: the last one.
         processes: of the Ray runtime.
+        hosts: other machines that they are on.
         faults: its processes that died.
         weights: of the stages that could say theirs at the end, by name.
     """
@@ -53,5 +54,6 @@ class Outcome:
     buffers: list[BufferSummary]
     evaluation: EvaluationLine | None
     processes: list[Process] = field(default_factory=list)
+    hosts: list[Host] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     weights: dict[int, Mapping[str, NDArray[Any]]] = field(default_factory=dict, compare=False)

@@ -139,6 +139,18 @@ class Process(_Record):
     calls_over_sockets: bool | None = Field(default=None, description="whether it and the pace share a machine")
 
 
+class Host(_Record):
+    """Another machine of a run on a cluster."""
+
+    address: str
+    python: str = Field(description="version")
+    packages: dict[str, str | None] = Field(description="versions; null where a package is missing")
+    source_sha256: str | None = Field(description="of its asyncdgl")
+    cpu_features: tuple[str, ...] = Field(description="instruction sets that change the bits of arithmetic")
+    clock_ahead_s: float = Field(description="of the main process's machine, as it was read last; monotonic clocks")
+    clock_within_s: float = Field(ge=0, description="what times of this machine in the trace are off by at most")
+
+
 class Environment(_Record):
     """environment.json: what the bits of a run depend on besides its configuration."""
 
@@ -153,6 +165,7 @@ class Environment(_Record):
     data_sha256: str | None = Field(description="of the decoded images and labels; null where nothing is computed")
     command: str
     processes: tuple[Process, ...] = Field(default=(), description="of the Ray runtime")
+    hosts: tuple[Host, ...] = Field(default=(), description="other machines than the main process's")
 
 
 class EpochLine(_Record):

@@ -64,16 +64,19 @@ def installed(world: World, ray: VirtualRay, system: System, doings: Doings) -> 
         "buffer": {"ray": ray, "time": clock},
         "pace": {"time": clock},
         "stage": {"time": clock, "set_up_torch": _nothing, "make_passes": doings.make_passes},
-        "stage_actor": {"time": clock, "set_up_torch": _nothing},
+        "stage_actor": {"set_up_torch": _nothing},
         "spares": {"ray": ray, "time": clock},
         "evaluator": {"ray": ray, "set_up_torch": _nothing, "make_evaluator": lambda *_: evaluator},
         "run": {"ray": ray, "time": clock, "START_LIMIT_S": 20.0, "secrets": secrets, "share_data": _no_data},
         "watch": {"ray": ray},
         "silence": {"ray": ray, "os": system, "time": clock},
         "results": {"ray": ray, "time": clock},
-        "greeting": {"ray": ray, "os": system, "time": clock, "psutil": psutil},
+        "counts": {"time": clock},
+        "hosts": {"ray": ray, "time": clock},
+        "greeting": {"ray": ray, "os": system, "psutil": psutil},
         "placement": {"ray": ray, "placement_group": _nothing, "remove_placement_group": _nothing}
-        | {"PlacementGroupSchedulingStrategy": _nothing, "wait_for_placement": _nothing},
+        | {"PlacementGroupSchedulingStrategy": _nothing, "wait_for_placement": _nothing}
+        | {"placement_group_table": lambda _: {"bundles_to_node_id": {}}},
     }
     others = {
         "engine.checkpoints": {"time": clock},
