@@ -89,6 +89,7 @@ class Reports:
         self._made: set[int] = set()  # epochs that were evaluated before the run was stopped
         self._known_until_s = dict.fromkeys(self._numbers, 0.0)
         self._to_save: dict[int, deque[Checkpoint]] = {j: deque() for j in self._numbers}
+        self._saved = dict.fromkeys(self._numbers, 0)  # the newest step of which there is one on the disk
         self._saving = Saving(config)
         self.end_s = 0.0
         if restart is not None:
@@ -102,6 +103,7 @@ class Reports:
         for j, stage in sorted(restart.stages.items()):
             read = {r.source_step for r in stage.live if r.source_step is not None}
             self.histories[j].begin(stage.kept, stage.incarnation, read)
+            self._saved[j] = stage.kept.of(j).step if stage.kept is not None else 0
             self.faults.gone_on(f"stage {j}", restart.elapsed_s, stage.again, stage.lost)
             for line in restart.epochs_of(j):
                 is_due = line.epoch % self._every == 0 or line.epoch == self._epochs
@@ -191,9 +193,25 @@ class Reports:
             self._counts(j, position.step)
             if is_last or self._saving.is_due(j, position.step):
                 self._to_save[j].append(kept)
-        for of_stage, to_save in self._to_save.items():
-            while to_save and to_save[0].of(of_stage).step <= self._complete.of(of_stage):
-                self._save(of_stage, to_save.popleft())
+        self._save_complete()
+
+    def save_newest(self) -> None:
+        """All stages may have to go back: those whose processes are gone, to what is only in memory so far."""
+        for j, history in self.histories.items():
+            newest = max((kept.of(j).step for kept in self._to_save[j]), default=self._saved[j])
+            # Where all go back together, what the others don't have would take the place of what they have.
+            if self._saving.together or history.kept is None or not history.repeats:
+                continue
+            if history.kept.of(j).step > newest:
+                self._to_save[j].append(history.kept)
+        self._save_complete()
+
+    def _save_complete(self) -> None:
+        """Save what waits for it, as far as all that it rests on is in the trace."""
+        for j, to_save in self._to_save.items():
+            while to_save and to_save[0].of(j).step <= self._complete.of(j):
+                self._saved[j] = to_save[0].of(j).step
+                self._save(j, to_save.popleft())
 
     def _save(self, j: int, kept: Checkpoint) -> None:
         position = kept.of(j)
@@ -223,11 +241,14 @@ class Saving:
 
     Args:
         config: the run.
+
+    Attributes:
+        together: whether it is.
     """
 
     def __init__(self, config: ResolvedConfig) -> None:
         self._all = config.checkpoint.every is not None
-        self._together = config.algorithm == "sync-dgl"
+        self.together = config.algorithm == "sync-dgl"
         self._stages = config.stages
         self._not_before_s = dict.fromkeys(range(1, config.stages + 1), time.perf_counter() + SOONEST_SAVED_S)
         self._chosen: set[int] = set()
@@ -236,10 +257,10 @@ class Saving:
         """Whether a stage's checkpoint goes to the disk."""
         if self._all or step in self._chosen:
             return True
-        if self._together and stage > 1:  # stage 1 comes to each step first, and chooses
+        if self.together and stage > 1:  # stage 1 comes to each step first, and chooses
             return False
         is_due = time.perf_counter() >= self._not_before_s[stage]
-        if is_due and self._together:
+        if is_due and self.together:
             self._chosen.add(step)
         return is_due
 

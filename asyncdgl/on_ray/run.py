@@ -305,6 +305,7 @@ class RayRun:
                             self._reports.write(j, ray.get(ref))
             for j, checkpoint in kept.items():
                 self._reports.write(j, Chunk(checkpoint=checkpoint), is_last=True)
+            self._reports.save_newest()
 
     def _finish(self, limit_s: float) -> dict[int, tuple[StagePosition, Arrays]]:
         """The end and the weights of each stage that can still say them; then the buffers' counts.

@@ -340,6 +340,26 @@ def test_checkpoints_of_sync_dgl_go_to_the_disk_at_the_same_steps(monkeypatch) -
     assert saving.is_due(2, 50)
 
 
+@pytest.mark.parametrize(("algorithm", "saved"), [("async-dgl", [(2, 3), (1, 6)]), ("sync-dgl", [])])
+def test_what_is_only_in_memory_goes_to_the_disk_where_all_may_have_to_go_back(algorithm, saved) -> None:
+    found: list[tuple[int, int]] = []
+
+    def keep(passes: Any, elapsed_s: float, stages: Any, arrays: Any, stage: int | None = None) -> Checkpoint:
+        found.append((stage or 0, stages[0].step))
+        return kept(stages[0].stage, stages[0].step)
+
+    config = SimpleNamespace(**{**CONFIG, "algorithm": algorithm})
+    reports = Reports(config, NullObserver(), keep, None, lambda stage, step: None)
+    for step in (3, 6):  # neither is due: one is kept in memory for a process that dies
+        position = (kept(1, step).of(1), {})
+        reports.write(1, Chunk(records=[made(1, s) for s in range(step - 3, step)], checkpoint=position))
+    reports.write(2, Chunk(records=[made(2, s, s) for s in range(3)], checkpoint=(kept(2, 3).of(2), {})))
+    assert found == []
+    for _ in range(2):
+        reports.save_newest()
+        assert sorted(found) == sorted(saved), "once"
+
+
 def test_a_run_begins_anew_as_long_as_it_comes_further() -> None:
     attempts, error = Attempts(), NeedsRestart("the process of buffer 1 died", "buffer 1")
     for passes in (0, 40, 40, 40 + 1, 30, 41 + 1):
