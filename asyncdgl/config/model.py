@@ -14,6 +14,7 @@ from asyncdgl.config.defaults import defaults_for, lookup, merged
 from asyncdgl.config.delays import DelaysConfig
 from asyncdgl.config.messages import FORM_TAGS
 from asyncdgl.config.milestones import CheckpointConfig, EvaluationConfig
+from asyncdgl.config.ray import RayConfig, Threads
 from asyncdgl.config.sections import (
     MOST,
     MOST_STAGES,
@@ -21,8 +22,6 @@ from asyncdgl.config.sections import (
     DataConfig,
     ModelConfig,
     OptimConfig,
-    RayConfig,
-    Threads,
     VirtualConfig,
 )
 from asyncdgl.config.setting import Named, Section, applies, keys, setting

@@ -9,15 +9,14 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from asyncdgl.config.model import RunConfig
+from asyncdgl.config.ray import RayConfig, Threads
 from asyncdgl.config.sections import (
     MOST_STAGES,
     DataConfig,
     ModelConfig,
     PassTimes,
     PositiveShare,
-    RayConfig,
     Share,
-    Threads,
     VirtualConfig,
 )
 

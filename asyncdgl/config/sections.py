@@ -23,7 +23,6 @@ Block = Annotated[int, Field(ge=1, le=64)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 PositiveShare = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Beta = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
-Threads = Annotated[int, Field(ge=1, le=1024)]
 
 
 class DataConfig(Section):
@@ -305,46 +304,4 @@ class VirtualConfig(Section):
         where=where.NOT_COMPUTING,
         ge=1,
         le=MOST,
-    )
-
-
-class RayConfig(Section):
-    """Where the Ray runtime runs, and on how many cores."""
-
-    title: ClassVar[str] = "Ray"
-
-    address: str | None = setting(
-        None,
-        "host:port of a running Ray cluster; null to start a local one",
-        flag="--address",
-        where=where.ON_RAY,
-        bits=False,
-        max_length=256,
-    )
-    threads: Annotated[
-        Annotated[Literal["cost"], Tag(FORM_TAGS[0])] | Annotated[tuple[Threads, ...] | None, Tag(FORM_TAGS[1])],
-        Discriminator(word_or_content),
-    ] = setting(
-        None,
-        "CPU threads of stage 1 … J, instead of threads, which the evaluator keeps; cost: all cores, more "
-        "for slower stages, by times measured here",
-        label="threads, stage by stage",
-        where=where.ON_RAY,
-    )
-    deaf_s: float = setting(
-        30.0,
-        "how long a process may live without an answer before it is ended and replaced; more where passes take longer",
-        unit="seconds",
-        where=where.ON_RAY,
-        bits=False,
-        gt=0,
-        allow_inf_nan=False,
-    )
-    spares: int = setting(
-        0,
-        "processes that wait to take the place of a stage whose process dies, within a second; some 300 MB each",
-        where=where.ON_RAY,
-        bits=False,
-        ge=0,
-        le=64,
     )

@@ -15,7 +15,7 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -279,20 +279,31 @@ def _working_directory(path: Path) -> Iterator[None]:
         os.chdir(before)
 
 
-def wait_for_placement(group: Any, needs: str, seconds: float) -> None:
-    """Wait until the bundles have their place.
+def wait_for_placement(group: Any, needs: Mapping[str, int], seconds: float, noticed: Callable[[str], None]) -> None:
+    """Wait until the bundles have their place. A cluster that grows as it is asked for more hears of them meanwhile.
+
+    Args:
+        group: the placement group.
+        needs: how much of each resource.
+        seconds: how long.
+        noticed: told for what it waits.
 
     Raises:
-        ConfigError: the cluster does not have what they need.
+        ConfigError: there was no room until then.
     """
     import ray
 
-    deadline = time.monotonic() + seconds
+    asked = " and ".join(f"{count} {name}" for name, count in needs.items())
+    deadline, has_said = time.monotonic() + seconds, False
     while not group.wait(timeout_seconds=1):
+        total, free = ray.cluster_resources(), ray.available_resources()  # type: ignore[no-untyped-call]
+        has = ", ".join(f"{total.get(name, 0):g} {name} ({free.get(name, 0):g} free)" for name in ("CPU", "GPU"))
+        said = f"it needs {asked}; the cluster has {has}"
         if time.monotonic() > deadline:
-            total = ray.cluster_resources()  # type: ignore[no-untyped-call]
-            has = ", ".join(f"{total.get(k, 0):g} {k}" for k in ("CPU", "GPU"))
-            raise ConfigError(
-                f"the Ray cluster has no place for this run: it needs {needs}; the cluster has {has}: use fewer "
-                "--stages or --threads, or more machines"
-            )
+            mend = "use fewer --stages or --threads, or more machines"
+            if all(total.get(name, 0) >= count for name, count in needs.items()):
+                mend = f"others use it: wait for longer than ray.wait_s {seconds:g}, or {mend}"
+            raise ConfigError(f"the Ray cluster has no place for this run: {said}: {mend}")
+        if not has_said:
+            has_said = True
+            noticed(f"waiting for room in the cluster: {said}")

@@ -26,8 +26,6 @@ EVALUATOR_GPU = 0.05
 _BESIDE_A_STAGE = 3 * SMALL_CPUS
 """What the buffers and the actors beside the stages take, so that J stages of one thread fit on J CPUs."""
 
-PLACEMENT_LIMIT_S = 20.0
-
 
 class Placement:
     """The place of one run's actors. Bundle 0 is beside, bundle j holds stage j and the buffer that it reads.
@@ -78,11 +76,12 @@ class Placement:
         spares = spare_cpus(self._config)
         bundles += [{"CPU": spares}] if spares else []
         threads = sum(round(self.cpus(j) + _BESIDE_A_STAGE) for j in self._numbers)
-        needs = f"{max(threads, math.ceil(round(sum(b['CPU'] for b in bundles), 4)))} CPU"
-        needs += f" and {math.ceil(sum(b['GPU'] for b in bundles))} GPU" if self.gpu else ""
+        needs = {"CPU": max(threads, math.ceil(round(sum(b["CPU"] for b in bundles), 4)))}
+        if self.gpu:
+            needs["GPU"] = math.ceil(sum(b["GPU"] for b in bundles))
         bundles = [{k: amount for k, amount in bundle.items() if amount} for bundle in bundles]
-        self._group = placement_group(bundles, strategy="PACK")
-        wait_for_placement(self._group, needs, PLACEMENT_LIMIT_S)
+        self._group = placement_group(bundles, strategy=self._config.ray.placement.upper())
+        wait_for_placement(self._group, needs, self._config.ray.wait_s, self._observer.noticed)
 
     def node_ids(self) -> set[str]:
         """Of the machines where it is, as Ray names them."""

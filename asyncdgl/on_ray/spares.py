@@ -11,7 +11,7 @@ from typing import Any
 
 import ray
 
-from asyncdgl.config.sections import RayConfig
+from asyncdgl.config.ray import RayConfig
 from asyncdgl.engine.history import MOST_DEATHS, Faults
 from asyncdgl.on_ray.greeting import SPARE
 from asyncdgl.on_ray.results import first_line, left

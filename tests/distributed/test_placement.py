@@ -27,7 +27,7 @@ def most_on_one(cluster, make_recorder, monkeypatch) -> Callable[[int], int]:
     monkeypatch.setattr("asyncdgl.plan.machine.visible_gpus", lambda: 3)  # none computes
 
     def place(stages: int) -> int:
-        tree = {"runtime": "ray", "device": "cuda", "stages": stages, "model": {"blocks": 7}}
+        tree = {"runtime": "ray", "device": "cuda", "stages": stages, "model": {"blocks": 7}, "ray": {"wait_s": 5}}
         found = Placement(planned(parse_config(tree)), make_recorder())
         try:
             found.find()
@@ -50,10 +50,9 @@ def test_as_few_stages_as_can_be_share_a_gpu(stages, most, most_on_one) -> None:
 
 
 @pytest.mark.ray
-def test_where_others_use_the_gpus_all_stages_share_one(most_on_one, monkeypatch) -> None:
+def test_where_others_use_the_gpus_all_stages_share_one(most_on_one) -> None:
     import ray
 
-    monkeypatch.setattr("asyncdgl.on_ray.placement.PLACEMENT_LIMIT_S", 2.0)
     others = ray.util.placement_group([{"GPU": 2}])
     try:
         assert others.wait(timeout_seconds=60)
@@ -63,13 +62,36 @@ def test_where_others_use_the_gpus_all_stages_share_one(most_on_one, monkeypatch
 
 
 @pytest.mark.ray
-def test_more_cpus_than_there_are_is_an_error_that_says_so(cluster, digits_folder, make_recorder, monkeypatch) -> None:
+def test_a_full_cluster_says_for_what_it_is_waited(cluster, digits_folder, make_recorder) -> None:
+    import ray
+
     from asyncdgl.errors import ConfigError
     from asyncdgl.on_ray import run as ray_runtime
 
-    monkeypatch.setattr("asyncdgl.on_ray.placement.PLACEMENT_LIMIT_S", 1.0)
-    config = planned(parse_config({"runtime": "ray", "stages": 20, "model": {"blocks": 20}}))
+    config = planned(parse_config({"runtime": "ray", "stages": 4, "ray": {"wait_s": 2}}))
+    observer, noticed = make_recorder(), []
+    observer.noticed = noticed.append
+    others = ray.util.placement_group([{"CPU": 14}])
+    try:
+        assert others.wait(timeout_seconds=60)
+        run = ray_runtime.RayRun(config, digits_folder, observer)
+        with pytest.raises(ConfigError, match=r"it needs 4 CPU; .*: others use it: wait for longer than ray\.wait_s 2"):
+            run.start()
+        run.close()
+    finally:
+        ray.util.remove_placement_group(others)
+    assert any("waiting for room in the cluster: it needs 4 CPU" in text for text in noticed)
+
+
+@pytest.mark.ray
+def test_more_cpus_than_there_are_is_an_error_that_says_so(cluster, digits_folder, make_recorder) -> None:
+    from asyncdgl.errors import ConfigError
+    from asyncdgl.on_ray import run as ray_runtime
+
+    config = planned(parse_config({"runtime": "ray", "stages": 20, "model": {"blocks": 20}, "ray": {"wait_s": 1}}))
     run = ray_runtime.RayRun(config, digits_folder, make_recorder())
-    with pytest.raises(ConfigError, match=r"it needs 20 CPU; the cluster has 16 CPU, 3 GPU: use fewer --stages"):
+    with pytest.raises(
+        ConfigError, match=r"it needs 20 CPU; the cluster has 16 CPU \(\S+ free\), 3 GPU \(3 free\): use fewer"
+    ):
         run.start()
     run.close()

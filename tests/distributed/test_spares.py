@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from asyncdgl.config.sections import RayConfig
+from asyncdgl.config.ray import RayConfig
 from asyncdgl.engine.history import MOST_DEATHS, Faults
 
 LIMIT_S = 100

@@ -56,7 +56,7 @@ APPLIES = {
     "delays.slowdown": "",
     **dict.fromkeys(("virtual.step_times", "virtual.train"), "vm"),
     "virtual.batches": "m",
-    **dict.fromkeys(("ray.address", "ray.threads", "ray.deaf_s", "ray.spares"), "AS1"),
+    **dict.fromkeys((f"ray.{k}" for k in ("address", "placement", "wait_s", "threads", "deaf_s", "spares")), "AS1"),
     "evaluation.every": COMPUTING,
     "checkpoint.every": "".join(SITUATIONS),
 }
