@@ -66,7 +66,10 @@ def check_address(address: str, configured: str | None) -> None:
     name = "RAY_ADDRESS" if configured is None else "ray.address"
     host, _, port = address.rpartition(":")
     if address == "auto":
-        return
+        raise ConfigError(
+            f"{name} auto: no Ray cluster was started on this machine; start one with `ray start --head`, or give "
+            "HOST:PORT of one that this machine has joined"
+        )
     if not host or "/" in host or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65536:
         raise ConfigError(f"{name} must be HOST:PORT, for example 10.0.0.5:6379; got {address!r}")
     mend = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from itertools import takewhile
 from pathlib import Path
@@ -30,8 +31,15 @@ def available_cores() -> int:
 
 
 def wanted_address(configured: str | None) -> str | None:
-    """The Ray cluster to join: ``--address``, else ``RAY_ADDRESS``; None to start a local one."""
+    """The Ray cluster to join: ``--address``, else ``RAY_ADDRESS``; None to start a local one.
+
+    ``auto`` is the one that `ray start` started or joined on this machine last, and stays ``auto`` where there is none.
+    """
     address = configured if configured is not None else os.environ.get("RAY_ADDRESS") or None
+    if address == "auto":
+        with contextlib.suppress(OSError):
+            started = Path(os.environ.get("RAY_TMPDIR") or "/tmp") / "ray" / "ray_current_cluster"
+            address = started.read_text(encoding="utf-8").strip() or address
     return None if address == "local" else address
 
 

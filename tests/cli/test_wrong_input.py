@@ -760,6 +760,12 @@ ADDRESSES = [
         process=True,
     ),
     Case(
+        "address-auto-without-a-cluster",
+        run(),
+        ["RAY_ADDRESS auto", "ray start --head", "HOST:PORT"],
+        env={"RAY_ADDRESS": "auto", "RAY_TMPDIR": "/nowhere"},
+    ),
+    Case(
         "address-from-environment-malformed",
         run(),
         ["RAY_ADDRESS", "HOST:PORT", "got 'head'"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from asyncdgl.config.model import RunConfig
-from asyncdgl.plan.machine import bf16_gains, visible_gpus
+from asyncdgl.plan.machine import bf16_gains, visible_gpus, wanted_address
 
 LARGE = {"data": {"dataset": "cifar10"}, "model": {"width": 32}}
 
@@ -52,3 +52,12 @@ def test_gpus_that_a_process_may_use(devices, listed, gpus, tmp_path, monkeypatc
     if listed is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", listed)
     assert visible_gpus() == gpus
+
+
+def test_auto_is_the_cluster_that_was_started_here_last(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    assert (wanted_address(None), wanted_address("local"), wanted_address("auto")) == ("auto", None, "auto")
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text("10.0.0.5:6379\n")
+    assert (wanted_address(None), wanted_address("10.0.0.6:1")) == ("10.0.0.5:6379", "10.0.0.6:1")
