@@ -26,7 +26,10 @@ def step(optim: OptimConfig, epochs: float, quota: int) -> float:
         drops = completed // optim.lr_decay_every
     else:
         drops = 0
-    return float(optim.lr / optim.lr_decay_factor**drops)
+    try:
+        return float(optim.lr / optim.lr_decay_factor**drops)
+    except OverflowError:  # hundreds of drops: nothing is left of it
+        return 0.0
 
 
 def constant(optim: OptimConfig, epochs: float, quota: int) -> float:

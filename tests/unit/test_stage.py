@@ -187,6 +187,13 @@ def test_learning_rate_by_completed_epochs(optim, expected) -> None:
     assert {epoch: step(config, epoch, 300) for epoch in expected} == pytest.approx(expected, rel=1e-12)
 
 
+def test_a_run_of_ten_thousand_epochs_has_a_learning_rate_to_its_end() -> None:
+    config = OptimConfig(lr=0.1, lr_decay_every=15, lr_decay_factor=5)
+    rates = [step(config, epoch, 20_000) for epoch in (0, 15 * 441, 15 * 442, 20_000)]
+    assert rates[0] == 0.1
+    assert rates[0] > rates[1] > rates[2] >= rates[3] == 0.0
+
+
 def test_the_learning_rate_follows_the_stages_own_updates(stage) -> None:
     learner, rates = stage(), []
     for number in range(13):
