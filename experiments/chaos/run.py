@@ -228,7 +228,8 @@ def main() -> None:
                 seed = arguments.seed + number
                 segments.append(segment(mode, seed, 60 * arguments.segment_minutes, arguments.every, run))
                 print(json.dumps({k: v for k, v in segments[-1].items() if k not in ("after", "faults")}), flush=True)
-        for number, s in enumerate(segments):  # at last: it would take the machine from the runs
+        keep(arguments, segments)  # to repeat the runs takes as long again, and comes last: it would take their machine
+        for number, s in enumerate(segments):
             run = Path(folder) / f"run{number}"
             if s["mode"] != "quiet":
                 done = subprocess.run([*SCRIPT, "replay", str(run)], capture_output=True, text=True, check=False)
@@ -236,14 +237,19 @@ def main() -> None:
                 s["said"] = (done.stdout + done.stderr).strip().splitlines()[-1:]
                 print(s["mode"], s["said"], flush=True)
             shutil.rmtree(run)
+    print(json.dumps(keep(arguments, segments), indent=1))
+    bad = [s for s in segments if not s["lived"] or s.get("replay", 0) != 0]
+    sys.exit(1 if bad else 0)
+
+
+def keep(arguments: argparse.Namespace, segments: list[dict[str, Any]]) -> dict[str, Any]:
+    """In the file of the results; returns the figures."""
     figures = {mode: figures_of(mode, segments) for mode in MODES}
-    print(json.dumps(figures, indent=1))
     settings = {"config": CONFIG, "minutes": arguments.minutes, "segment_minutes": arguments.segment_minutes}
     settings["every_s"] = arguments.every
     arguments.json.parent.mkdir(exist_ok=True)
     arguments.json.write_text(json.dumps({"settings": settings, "figures": figures, "each": segments}, indent=1) + "\n")
-    bad = [s for s in segments if not s["lived"] or s.get("replay", 0) != 0]
-    sys.exit(1 if bad else 0)
+    return figures
 
 
 if __name__ == "__main__":

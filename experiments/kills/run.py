@@ -130,7 +130,7 @@ def one_run(seed: int, folder: Path, kills: int, weights: dict[str, int]) -> dic
             subprocess.run(["rm", "-rf", str(run)], check=True)
     replayed = subprocess.run([*script, "replay", str(run)], capture_output=True, text=True, check=False)
     result["replay"] = replayed.returncode
-    result["said"] = (replayed.stdout + replayed.stderr).strip().splitlines()[-1:]
+    result["said"] = (replayed.stdout + replayed.stderr).replace(str(run), "RUN").strip().splitlines()[-1:]
     result["errors"] = [line for line in log.read_text().splitlines() if line.startswith("Error:")]
     faults = json.loads((run / "summary.json").read_text())["faults"] if (run / "summary.json").exists() else []
     result["complete"] = is_complete(run)
