@@ -93,6 +93,7 @@ class Hosts:
     def __init__(self, noticed: Callable[[str], None]) -> None:
         self._noticed = noticed
         self.records: list[Host] = []
+        self._node_ids: dict[str, str] = {}
         self._actors: dict[str, Any] = {}
         self._facts: dict[str, Mapping[str, Any]] = {}
         self._clocks: dict[str, HostClock] = {}
@@ -108,12 +109,15 @@ class Hosts:
         wanted = set(node_ids)
         if not wanted:
             return
-        addresses = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes()}  # type: ignore[no-untyped-call]
+        nodes = ray.nodes()  # type: ignore[no-untyped-call]
+        alive = {node["NodeID"]: node["NodeManagerAddress"] for node in nodes if node["Alive"]}
         here = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
         asked = {}
-        for node_id in wanted:
-            address = addresses[node_id]
-            if address not in (here, *self._actors):
+        for node_id in wanted & set(alive):  # what a lost machine held may have no place yet
+            address = alive[node_id]
+            # One that was lost and is back counts its time anew.
+            if address != here and self._node_ids.get(address) != node_id:
+                self._node_ids[address] = node_id
                 self._actors[address] = _new_actor(node_id)
                 asked[address] = self._actors[address].facts.remote(PACKAGES, BIT_CHANGING_FEATURES)
         own = host_actor.HostActor().facts(PACKAGES, BIT_CHANGING_FEATURES) if asked else {}

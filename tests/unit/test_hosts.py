@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
 from asyncdgl.on_ray import hosts
 from asyncdgl.on_ray.host_actor import HostActor, source_sha256
-from asyncdgl.on_ray.hosts import PACKAGES, HostClock, differences, read_clock
+from asyncdgl.on_ray.hosts import PACKAGES, HostClock, Hosts, differences, read_clock
 from asyncdgl.rundir.environment import BIT_CHANGING_FEATURES
 
 
@@ -62,6 +64,50 @@ def test_what_a_clock_drifts_by_is_in_what_is_stated(world) -> None:
             worst = max(worst, abs(clock.ahead_s - world.ahead_s()))
         clock.look()
         assert worst <= clock.within_s + 1e-9
+
+
+class Cluster:
+    """Machines of a cluster, and what was started on them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.machines: list[dict[str, object]] = []
+        self.visited: list[str] = []
+        self.util = SimpleNamespace(get_node_ip_address=lambda: "10.0.0.1")
+        monkeypatch.setattr(hosts, "ray", self)
+        monkeypatch.setattr(hosts, "_new_actor", self._new_actor)
+        monkeypatch.setattr(hosts, "_answer", lambda ref, address, limit_s: ref)
+
+    def nodes(self) -> list[dict[str, object]]:
+        """See ``ray.nodes``."""
+        return self.machines
+
+    def add(self, node_id: str, address: str, alive: bool = True) -> None:
+        """One more."""
+        self.machines.append({"NodeID": node_id, "NodeManagerAddress": address, "Alive": alive})
+
+    def _new_actor(self, node_id: str) -> object:
+        self.visited.append(node_id)
+        ahead_s = 100.0 * len(self.visited)
+        clock = SimpleNamespace(remote=lambda: time.monotonic() + ahead_s)
+        return SimpleNamespace(facts=SimpleNamespace(remote=HostActor().facts), clock=clock)
+
+
+def test_each_other_machine_is_asked_once_and_again_where_it_was_lost_and_is_back(monkeypatch) -> None:
+    cluster, own = Cluster(monkeypatch), Hosts(lambda text: None)
+    cluster.add("a", "10.0.0.1")
+    cluster.add("b", "10.0.0.2")
+    for _ in range(2):
+        own.visit({"a", "b"})
+    assert cluster.visited == ["b"]
+    assert own.origin("10.0.0.2", 5.0) == pytest.approx(105, abs=0.1)
+    assert own.origin("10.0.0.1", 5.0) == 5
+    cluster.machines[1]["Alive"] = False
+    own.visit({"a", "b", ""})  # no place yet for what it held
+    cluster.add("c", "10.0.0.2")
+    own.visit({"a", "b", "c"})
+    assert cluster.visited == ["b", "c"]
+    assert own.origin("10.0.0.2", 5.0) == pytest.approx(205, abs=0.1), "it was started anew, and so was its clock"
+    assert [host.address for host in own.records] == ["10.0.0.2"]
 
 
 def own_facts(**over: object) -> dict[str, object]:
